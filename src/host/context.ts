@@ -12,6 +12,9 @@ export const HostOp = { map: 1, unmap: 2 } as const;
 /** Bits of {@link HostBatch.rights}: what the device may do (VFIO_DMA_MAP_FLAG_READ and _WRITE have these values). */
 export const HostRight = { read: 1, write: 2 } as const;
 
+/** Hint beside the rights of a map: device registers (a BAR), not RAM. Gives no access; backends may need another call. */
+export const HOST_MMIO = 4;
+
 /** A list of host operations in order, and their results; columns are reused, grown by doubling, never shrunk. */
 export class HostBatch {
   /** Number of operations. */
@@ -24,7 +27,7 @@ export class HostBatch {
   pages: Float64Array;
   /** First host virtual page (map only). */
   va: Float64Array;
-  /** {@link HostRight} bits (map only). */
+  /** {@link HostRight} bits, and {@link HOST_MMIO} where it applies (map only). */
   rights: Uint8Array;
   /** Result: 0 or a Linux errno, valid for operations that were tried. */
   errno: Int32Array;

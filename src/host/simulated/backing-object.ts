@@ -1,0 +1,66 @@
+// What a virtual mapping shows: a simulated memfd, anonymous memory, hugetlb file, file-system file or device BAR.
+// Holds the bytes (allocated when first touched) and the physical layout. Unit: 4 KiB pages; byte offsets are numbers.
+import { PhysicalLayout } from './physical-layout.ts';
+
+/** Kind of memory; `pfnmap` is a mapped BAR, `file` a file of a file system that needs dirty tracking. */
+export type BackingKind = 'memfd' | 'anonymous' | 'hugetlb' | 'pfnmap' | 'file';
+
+/** Size of the byte arrays that hold an object, the last one excepted. */
+export const WINDOW_BYTES = 2 ** 30;
+
+const PAGE_BYTES = 4096;
+
+/** One piece of memory with identity: the same object mapped twice shows the same bytes and physical pages. */
+export class BackingObject {
+  readonly kind: BackingKind;
+  readonly layout: PhysicalLayout;
+  readonly #windows: (ArrayBuffer | undefined)[];
+  /** Pages of virtual address space that show this object now, kept by the address space. */
+  mappedPages = 0;
+  /** True once a host entry has pinned a page, so that a device may still reach it when nothing maps it. */
+  pinned = false;
+
+  constructor(kind: BackingKind, layout: PhysicalLayout) {
+    this.kind = kind;
+    this.layout = layout;
+    this.#windows = new Array<ArrayBuffer | undefined>(Math.ceil(this.bytes / WINDOW_BYTES)).fill(undefined);
+  }
+
+  /** Size in 4 KiB pages. */
+  get pages(): number {
+    return this.layout.pages;
+  }
+
+  /** Size in bytes. */
+  get bytes(): number {
+    return this.layout.pages * PAGE_BYTES;
+  }
+
+  /** Page size of the backing in bytes (hugetlb: the huge page). */
+  get pageSize(): number {
+    return this.layout.granule * PAGE_BYTES;
+  }
+
+  /** The bytes of the whole object in order, in arrays of 1 GiB and a shorter last one; allocates all of them. */
+  get windows(): ArrayBuffer[] {
+    return this.#windows.map((_, index) => this.#window(index));
+  }
+
+  /** Copies `into.length` bytes at `offset` into `into`; must stay inside one 4 KiB page. */
+  read(offset: number, into: Uint8Array): void {
+    const index = Math.floor(offset / WINDOW_BYTES);
+    const window = this.#windows[index];
+    if (window === undefined) into.fill(0);
+    else into.set(new Uint8Array(window, offset - index * WINDOW_BYTES, into.length));
+  }
+
+  /** Copies `bytes` to `offset`; must stay inside one 4 KiB page. */
+  write(offset: number, bytes: Uint8Array): void {
+    const index = Math.floor(offset / WINDOW_BYTES);
+    new Uint8Array(this.#window(index), offset - index * WINDOW_BYTES, bytes.length).set(bytes);
+  }
+
+  #window(index: number): ArrayBuffer {
+    return (this.#windows[index] ??= new ArrayBuffer(Math.min(WINDOW_BYTES, this.bytes - index * WINDOW_BYTES)));
+  }
+}
