@@ -1,0 +1,126 @@
+// One registered region with what backs it, and the checks of what an embedder registers.
+// Not here: the set of regions (memory.ts). Ranges are gpa + size, end exclusive, at most 2^53.
+import type { MemoryRegion, MmioAccess, MmioRegionInit, RamRegionInit } from './memory-types.ts';
+import type { Window } from './window-table.ts';
+import { checkBigint, checkBoolean, checkOptions, hex, U64_MAX } from '../base/check.ts';
+
+/** Unit of regions in bytes. */
+export const PAGE = 4096n;
+
+/** First address that no region may reach beyond: addresses stay exact as numbers. */
+const MEMORY_END = 1n << 53n;
+
+/** Longest window that is allocated for a region without windows. */
+const ALLOCATED_WINDOW_BYTES = 1 << 30;
+
+/** Windows start at and are long multiples of this, so that no aligned ring index crosses two of them. */
+const WINDOW_UNIT = 8;
+
+/** A region and its backing: windows in order for RAM, handlers for MMIO. */
+export interface RegionEntry {
+  readonly region: MemoryRegion;
+  readonly windows: readonly Uint8Array[];
+  readonly access: MmioAccess | undefined;
+}
+
+/** Checks a RAM region without allocating anything. */
+export function checkRamRegion(init: RamRegionInit): void {
+  checkOptions('init', init, ['gpa', 'size', 'windows', 'hva', 'readOnly']);
+  checkPlace(init.gpa, init.size, init.hva);
+  if (init.readOnly !== undefined) checkBoolean('init.readOnly', init.readOnly);
+  if (init.windows !== undefined) checkWindows(init.windows, init.size);
+}
+
+/** Makes the entry of a checked RAM region; allocates its memory when it brings none (RangeError when the host has not that much). */
+export function ramEntry(init: RamRegionInit): RegionEntry {
+  const { gpa, size, hva, readOnly = false } = init;
+  return {
+    region: Object.freeze({ kind: 'ram', gpa, size, hva, readOnly }),
+    windows: init.windows?.map(bytesOf) ?? allocate(Number(size)),
+    access: undefined,
+  };
+}
+
+/** Checks an MMIO region and makes its entry. */
+export function checkMmioRegion(init: MmioRegionInit): RegionEntry {
+  checkOptions('init', init, ['gpa', 'size', 'hva', 'access']);
+  checkPlace(init.gpa, init.size, init.hva);
+  const { gpa, size, hva, access } = init;
+  if (access !== undefined && (typeof access.read !== 'function' || typeof access.write !== 'function')) {
+    throw new TypeError('init.access must be an object with read and write');
+  }
+  return { region: Object.freeze({ kind: 'mmio', gpa, size, hva, readOnly: false }), windows: [], access };
+}
+
+/** The entry of `entry` at a new address, checked as `gpa`. */
+export function movedEntry(entry: RegionEntry, gpa: bigint): RegionEntry {
+  checkBigint('gpa', gpa, 0n, MEMORY_END - entry.region.size);
+  checkMultiple('gpa', gpa);
+  return { ...entry, region: Object.freeze({ ...entry.region, gpa }) };
+}
+
+/** The rows of the lookup table for one region. */
+export function entryWindows(entry: RegionEntry): Window[] {
+  const first = Number(entry.region.gpa);
+  if (entry.region.kind === 'mmio') {
+    const end = first + Number(entry.region.size);
+    return [{ start: first, end, bytes: undefined, writable: false, access: entry.access }];
+  }
+  let start = first;
+  return entry.windows.map((bytes) => {
+    const window = { start, end: start + bytes.length, bytes, writable: !entry.region.readOnly, access: undefined };
+    start = window.end;
+    return window;
+  });
+}
+
+function checkPlace(gpa: bigint, size: bigint, hva: bigint | undefined): void {
+  checkBigint('init.gpa', gpa, 0n, MEMORY_END - PAGE);
+  checkMultiple('init.gpa', gpa);
+  checkBigint('init.size', size, PAGE, MEMORY_END - gpa);
+  checkMultiple('init.size', size);
+  if (hva === undefined) return;
+  checkBigint('init.hva', hva, 0n, U64_MAX - size + 1n);
+  checkMultiple('init.hva', hva);
+}
+
+function checkMultiple(name: string, value: bigint): void {
+  if (value % PAGE !== 0n) throw new RangeError(`${name} must be a multiple of 4096, got ${hex(value)}`);
+}
+
+function checkWindows(windows: unknown, size: bigint): void {
+  if (!Array.isArray(windows)) throw new TypeError('init.windows must be an array');
+  let total = 0;
+  windows.forEach((window: unknown, i) => {
+    if (!isBuffer(window) && !(window instanceof Uint8Array)) {
+      throw new TypeError(`init.windows[${i}] must be an ArrayBuffer, a SharedArrayBuffer or a Uint8Array`);
+    }
+    const bytes = bytesOf(window);
+    if (bytes.byteOffset % WINDOW_UNIT !== 0 || bytes.length % WINDOW_UNIT !== 0 || bytes.length === 0) {
+      throw new RangeError(`init.windows[${i}] must start at and be long a multiple of 8 bytes, and not be empty`);
+    }
+    total += bytes.length;
+  });
+  if (BigInt(total) !== size) {
+    throw new RangeError(`init.windows hold ${hex(total)} bytes together, init.size is ${hex(size)}`);
+  }
+}
+
+function isBuffer(value: unknown): value is ArrayBuffer | SharedArrayBuffer {
+  // A browser page without cross-origin isolation has no SharedArrayBuffer at all.
+  return (
+    value instanceof ArrayBuffer || (typeof SharedArrayBuffer !== 'undefined' && value instanceof SharedArrayBuffer)
+  );
+}
+
+function bytesOf(window: ArrayBuffer | SharedArrayBuffer | Uint8Array): Uint8Array {
+  return window instanceof Uint8Array ? window : new Uint8Array(window);
+}
+
+function allocate(size: number): Uint8Array[] {
+  const windows: Uint8Array[] = [];
+  for (let left = size; left > 0; left -= ALLOCATED_WINDOW_BYTES) {
+    windows.push(new Uint8Array(Math.min(left, ALLOCATED_WINDOW_BYTES)));
+  }
+  return windows;
+}
