@@ -1,0 +1,69 @@
+// Which guest-physical pages have host virtual memory behind them: the only source of host addresses in a plan.
+// Unit: 4 KiB page numbers, half-open. Regions never merge: every region edge is a hard barrier for host entries.
+import type { HostBatch } from '../host/context.ts';
+import { HOST_MMIO, HostRight } from '../host/context.ts';
+import { IntervalTable, NONE } from '../intervals/table.ts';
+
+const RIGHTS = HostRight.read | HostRight.write;
+
+/** Guest-physical memory that host contexts can be given. */
+export class Backing {
+  /** Guest-physical pages -> first host virtual page; flags = rights and {@link HOST_MMIO}. */
+  readonly table = new IntervalTable();
+  /** Pages of RAM, the measure of the cap on installed memory. */
+  ramPages = 0;
+
+  /** Adds a region of `pages` pages at guest-physical page `gpa`, host virtual page `va`; the regions are disjoint. */
+  add(gpa: number, pages: number, va: number, flags: number): void {
+    if (!this.table.insert(gpa, gpa + pages, va, flags)) throw new Error('backing regions overlap');
+    if ((flags & HOST_MMIO) === 0) this.ramPages += pages;
+  }
+
+  /** Removes the region that starts at guest-physical page `gpa`. */
+  remove(gpa: number): void {
+    const slot = this.table.find(gpa);
+    if (slot === NONE) throw new Error('no such backing region');
+    if ((this.table.flagsAt(slot) & HOST_MMIO) === 0) {
+      this.ramPages -= this.table.endAt(slot) - this.table.startAt(slot);
+    }
+    this.table.remove(gpa);
+  }
+
+  /** The rights that a piece of a region gives when the guest asks for `rights`; 0: nothing to install. */
+  rightsOf(slot: number, rights: number): number {
+    return this.table.flagsAt(slot) & rights & RIGHTS;
+  }
+
+  /** Pages of RAM in guest-physical [gpa, gpa + pages) that a mapping with `rights` would install. */
+  ramPagesIn(gpa: number, pages: number, rights: number): number {
+    const { table } = this;
+    const end = gpa + pages;
+    let sum = 0;
+    for (let slot = table.seek(gpa); slot !== NONE && table.startAt(slot) < end; slot = table.next(slot)) {
+      if ((table.flagsAt(slot) & HOST_MMIO) !== 0 || this.rightsOf(slot, rights) === 0) continue;
+      sum += Math.min(table.endAt(slot), end) - Math.max(table.startAt(slot), gpa);
+    }
+    return sum;
+  }
+
+  /**
+   * Appends to `batch` one map operation for each backed piece of the mapping [iova, iova + pages) -> gpa;
+   * returns how many. Space without memory is left out: it is installed when memory comes (see mirror-memory.ts).
+   */
+  appendPieces(batch: HostBatch, iova: number, pages: number, gpa: number, rights: number): number {
+    const { table } = this;
+    const end = gpa + pages;
+    let pieces = 0;
+    for (let slot = table.seek(gpa); slot !== NONE && table.startAt(slot) < end; slot = table.next(slot)) {
+      const granted = this.rightsOf(slot, rights);
+      if (granted === 0) continue;
+      const mmio = table.flagsAt(slot) & HOST_MMIO;
+      const start = table.startAt(slot);
+      const from = start > gpa ? start : gpa;
+      const to = Math.min(table.endAt(slot), end);
+      batch.map(iova + (from - gpa), to - from, table.valueAt(slot) + (from - start), granted | mmio);
+      pieces++;
+    }
+    return pieces;
+  }
+}

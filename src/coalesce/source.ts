@@ -1,0 +1,87 @@
+// What a host context can be told to mirror: the mappings of a guest domain, or all of guest memory (bypass).
+// A source lists host operations chunk by chunk, so that a switch needs no copy of the whole list.
+// Unit: 4 KiB page numbers, half-open.
+import type { HostBatch } from '../host/context.ts';
+import { HostRight } from '../host/context.ts';
+import type { IntervalTable } from '../intervals/table.ts';
+import { NONE } from '../intervals/table.ts';
+import type { Backing } from './backing.ts';
+
+/** Something that a context can mirror; two sources are the same target when they are the same object. */
+export interface MirrorSource {
+  readonly kind: 'domain' | 'bypass';
+  /** Walks host operations from the start; `sink` gets each (iova, pages, gpa, rights) and returns false to stop. */
+  walk(sink: PieceSink): void;
+}
+
+/** Receives one mapping of a source in pages; false stops the walk. */
+export type PieceSink = (iova: number, pages: number, gpa: number, rights: number) => boolean;
+
+const RIGHTS = HostRight.read | HostRight.write;
+
+/** The guest mappings of a domain; `granulePages` 4 KiB pages per key of the table (>= 1). */
+export class DomainSource implements MirrorSource {
+  readonly kind = 'domain';
+  readonly #table: IntervalTable;
+  readonly #granulePages: number;
+
+  constructor(table: IntervalTable, granulePages: number) {
+    this.#table = table;
+    this.#granulePages = granulePages;
+  }
+
+  walk(sink: PieceSink): void {
+    const table = this.#table;
+    const unit = this.#granulePages;
+    for (let slot = table.first(); slot !== NONE; slot = table.next(slot)) {
+      const start = table.startAt(slot);
+      const pages = (table.endAt(slot) - start) * unit;
+      // MAP flags READ and WRITE have the values of HostRight (checked by a test).
+      if (!sink(start * unit, pages, table.valueAt(slot) * unit, table.flagsAt(slot) & RIGHTS)) return;
+    }
+  }
+}
+
+/** All backed guest memory at IOVA = GPA, except `holes` (sorted, disjoint, half-open page ranges). */
+export class BypassSource implements MirrorSource {
+  readonly kind = 'bypass';
+  readonly #backing: Backing;
+  readonly #holes: readonly { readonly start: number; readonly end: number }[];
+
+  constructor(backing: Backing, holes: readonly { readonly start: number; readonly end: number }[]) {
+    this.#backing = backing;
+    this.#holes = holes;
+  }
+
+  walk(sink: PieceSink): void {
+    const { table } = this.#backing;
+    for (let slot = table.first(); slot !== NONE; slot = table.next(slot)) {
+      let start = table.startAt(slot);
+      const end = table.endAt(slot);
+      for (const hole of this.#holes) {
+        if (hole.end <= start) continue;
+        if (hole.start >= end) break;
+        if (hole.start > start && !sink(start, hole.start - start, start, RIGHTS)) return;
+        start = hole.end;
+      }
+      if (start < end && !sink(start, end - start, start, RIGHTS)) return;
+    }
+  }
+}
+
+/** Number of entries and of RAM pages that installing `source` takes. */
+export function measure(
+  source: MirrorSource,
+  backing: Backing,
+  scratch: HostBatch,
+): { entries: number; pages: number } {
+  let entries = 0;
+  let pages = 0;
+  source.walk((iova, count, gpa, rights) => {
+    scratch.clear();
+    entries += backing.appendPieces(scratch, iova, count, gpa, rights);
+    pages += backing.ramPagesIn(gpa, count, rights);
+    return true;
+  });
+  return { entries, pages };
+}

@@ -1,0 +1,281 @@
+// IommuCore: the device without queues. Holds the state, translates, and takes single requests as bytes.
+// The full virtio device (virtio-iommu.ts) adds queues, features and resets of the transport.
+import { U32_MAX, U64_MAX, checkBigint, checkBoolean, checkFunction, checkInteger, checkOneOf } from '../base/check.ts';
+import { Errno, HostError } from '../base/errors.ts';
+import type { Listener } from '../base/events.ts';
+import type { ReservedRegion } from '../base/reserved.ts';
+import type { GuestMemory } from '../virtio/memory.ts';
+import { DirectRequests } from './direct-requests.ts';
+import type { MsiSink } from './dma-view.ts';
+import { DmaView } from './dma-view.ts';
+import type { EndpointInit } from './endpoints.ts';
+import { Endpoints, geometryOf } from './endpoints.ts';
+import type { IommuEvent } from './events.ts';
+import { reportFault } from './fault-report.ts';
+import { groupObserver } from './group-observer.ts';
+import { MemoryLink } from './memory-link.ts';
+import type { IommuOptions, ResolvedOptions } from './options.ts';
+import { resolveOptions } from './options.ts';
+import { settleEndpoint } from './settle.ts';
+import { IommuState } from './state.ts';
+import type { IommuStats } from './stats.ts';
+import { snapshotCounters } from './stats.ts';
+import { contextStats } from './stats-contexts.ts';
+import { translateAccess } from './translate.ts';
+import { PieceKind, Translation } from './translation.ts';
+
+/** One piece of a translated access: bytes [gpa, gpa + length) of guest-physical space, or an MSI write. */
+export interface AccessPiece {
+  readonly kind: 'memory' | 'msi';
+  readonly gpa: bigint;
+  readonly length: number;
+}
+
+/** Why an access was refused; `iova` is the first address that could not be reached. */
+export interface AccessFault {
+  readonly reason: 'domain' | 'mapping';
+  readonly iova: bigint;
+}
+
+/** Result of {@link IommuCore.translate}. */
+export type TranslateResult =
+  { readonly ok: true; readonly pieces: readonly AccessPiece[] } | { readonly ok: false; readonly fault: AccessFault };
+
+/** The queue-less virtio-iommu. Not reentrant: event listeners must not change it. */
+export class IommuCore {
+  /** For the rooms of this package; not part of the public interface. */
+  readonly state: IommuState;
+  readonly memory: GuestMemory;
+  readonly #endpoints: Endpoints;
+  readonly #direct: DirectRequests;
+  readonly #disconnect: () => void;
+  readonly #scratch = new Translation();
+  #busy = false;
+  #closed = false;
+
+  /**
+   * @param memory guest memory; regions with `hva` are what host contexts can be given.
+   * @throws TypeError or RangeError that names the option.
+   */
+  constructor(memory: GuestMemory, options: IommuOptions = {}) {
+    const resolved: ResolvedOptions = resolveOptions(options);
+    const geometry = geometryOf(
+      resolved.pageSizeMask,
+      resolved.inputRange,
+      (resolved.features & 1n) !== 0n, // bit 0 = INPUT_RANGE
+      [],
+    );
+    this.memory = memory;
+    this.state = new IommuState(
+      resolved,
+      geometry,
+      groupObserver(() => this.state),
+    );
+    this.#endpoints = new Endpoints(this.state);
+    this.#direct = new DirectRequests(this.state);
+    this.#disconnect = new MemoryLink(this.state, (operation) => this.assertIdle(operation)).connect(memory);
+  }
+
+  /** Subscribes to events; returns the function that ends it. */
+  onEvent(listener: Listener<IommuEvent>): () => void {
+    return this.state.events.subscribe(checkFunction('listener', listener));
+  }
+
+  /**
+   * Adds an endpoint; `running` when the driver has read the configuration, so that it must fit what is there.
+   * @throws TypeError or RangeError that names what is wrong, before anything changes.
+   */
+  addEndpoint(init: EndpointInit, running = this.state.domains.size > 0): void {
+    this.assertIdle('addEndpoint');
+    this.#endpoints.add(init, running);
+  }
+
+  /** Removes an endpoint; its last domain ends with it. @throws RangeError when `id` is not an endpoint. */
+  removeEndpoint(id: number): void {
+    this.assertIdle('removeEndpoint');
+    this.#endpoints.remove(id);
+  }
+
+  /** The reserved regions that an endpoint reports: normalised, inclusive ends. @throws RangeError for an unknown id. */
+  reservedRegions(id: number): readonly ReservedRegion[] {
+    const endpoint = this.state.endpoints.get(checkInteger('id', id, 0, U32_MAX));
+    if (endpoint === undefined) throw new RangeError(`id ${id} is not an endpoint`);
+    return endpoint.regions;
+  }
+
+  /**
+   * Tells that a device's bus-master bit changes: call it before a 0 to 1 write is forwarded, and after a 1 to 0 write.
+   * @throws RangeError for an unknown id, HostError when the context was blocked by clearing this very bit and the host
+   * still will not drop its entries: the bit must then stay clear.
+   */
+  setBusMaster(id: number, on: boolean): void {
+    this.assertIdle('setBusMaster');
+    checkBoolean('on', on);
+    const endpoint = this.state.endpoints.get(checkInteger('id', id, 0, U32_MAX));
+    if (endpoint === undefined) throw new RangeError(`id ${id} is not an endpoint`);
+    const { group } = endpoint;
+    if (!on || group === undefined || group.mirror.mayEnableBusMaster()) return;
+    throw new HostError('ERR_VIOMMU_HOST_REFUSED', `${group.name} is blocked and its entries cannot be removed`, {
+      errno: Errno.EIO,
+      syscall: 'UNMAP_ALL',
+    });
+  }
+
+  /**
+   * Translates an access of `length` >= 1 bytes at `iova`; a refused access is reported to the guest as a fault.
+   * @throws TypeError or RangeError that names the argument.
+   */
+  translate(endpointId: number, iova: bigint, length: number, access: 'read' | 'write'): TranslateResult {
+    checkBigint('iova', iova, 0n, U64_MAX);
+    checkOneOf('access', access, ['read', 'write']);
+    const out = this.#scratch;
+    const high = Number(iova >> 32n);
+    if (!this.translateInto(endpointId, high, Number(iova & 0xffff_ffffn), length, access === 'write', out)) {
+      const reason = out.reason === 1 ? 'domain' : 'mapping';
+      return { ok: false, fault: { reason, iova: (BigInt(out.faultHigh) << 32n) | BigInt(out.faultLow) } };
+    }
+    const pieces: AccessPiece[] = [];
+    for (let i = 0; i < out.count; i++) {
+      pieces.push({
+        kind: out.kind[i] === PieceKind.msi ? 'msi' : 'memory',
+        gpa: this.state.granule.addressOf(out.granule[i]!) + BigInt(out.offset[i]!),
+        length: out.length[i]!,
+      });
+    }
+    return { ok: true, pieces };
+  }
+
+  /**
+   * {@link translate} without allocation: the address in two 32-bit words, the pieces or the fault in `out`.
+   * @throws TypeError or RangeError that names the argument.
+   */
+  translateInto(
+    endpointId: number,
+    iovaHigh: number,
+    iovaLow: number,
+    length: number,
+    write: boolean,
+    out: Translation,
+  ): boolean {
+    if (!(length >= 1 && length <= Number.MAX_SAFE_INTEGER && Number.isInteger(length))) {
+      checkInteger('length', length, 1, Number.MAX_SAFE_INTEGER);
+    }
+    const { state } = this;
+    const endpoint = state.endpoints.get(endpointId);
+    state.counters.translations++;
+    if (translateAccess(state, endpoint, iovaHigh >>> 0, iovaLow >>> 0, length, write, out)) return true;
+    reportFault(state, endpointId, endpoint, write, out);
+    return false;
+  }
+
+  /** A view through which an emulated device does its DMA; `msi` receives writes into the endpoint's MSI region. */
+  dmaView(endpointId: number, msi: MsiSink = () => undefined): DmaView {
+    checkInteger('endpointId', endpointId, 0, U32_MAX);
+    return new DmaView(this.state, this.memory, endpointId, checkFunction('msi', msi));
+  }
+
+  /**
+   * Carries out one request given as bytes and writes the reply into `writable`; returns the used length.
+   * For embedders with rings of their own; features are those of {@link setFeatures}.
+   */
+  request(readable: Uint8Array, writable: Uint8Array): number {
+    let used = 0;
+    this.run('request', () => (used = this.#direct.handle(readable, writable)));
+    return used;
+  }
+
+  /** Takes over the features that the driver accepted; bits that are not offered are dropped. */
+  setFeatures(features: bigint): void {
+    this.assertIdle('setFeatures');
+    this.state.setNegotiated(checkBigint('features', features, 0n, U64_MAX));
+    this.settleAll('features');
+  }
+
+  /** Sets config.bypass (0 or 1): endpoints without a domain are in bypass, or reach nothing. */
+  setBypass(bypass: number): void {
+    this.assertIdle('setBypass');
+    this.state.bypass = checkInteger('bypass', bypass, 0, 1);
+    this.settleAll('bypass');
+  }
+
+  /**
+   * Device reset [5.13.5, T-INIT-1]: no endpoint is attached, no domain is left; contexts go to bypass or are blocked.
+   * D-CFG-4: config.bypass stays.
+   */
+  reset(): void {
+    this.assertIdle('reset');
+    this.state.counters.deviceResets++;
+    this.#detachAll();
+  }
+
+  /** System reset: a device reset after which config.bypass has its initial value (D-CFG-4) and fatal blocks end. */
+  systemReset(): void {
+    this.assertIdle('systemReset');
+    this.state.counters.systemResets++;
+    this.state.bypass = this.state.initialBypass;
+    for (const { mirror } of this.state.groups.all) mirror.forgive();
+    this.#detachAll();
+  }
+
+  /** A snapshot of all counters. */
+  stats(): IommuStats {
+    const { state } = this;
+    return {
+      ...snapshotCounters(state.counters),
+      domains: state.domains.size,
+      endpoints: state.endpoints.size,
+      mappings: state.mappings,
+      listenerErrors: state.events.listenerErrors,
+      contexts: contextStats(state),
+    };
+  }
+
+  /** Blocks every host context and lets go of guest memory; contexts are not closed. Later calls throw. */
+  close(): void {
+    if (this.#closed) return;
+    this.assertIdle('close');
+    this.#closed = true;
+    for (const group of this.state.groups.all) group.mirror.quiesce();
+    this.#disconnect();
+  }
+
+  /** Runs `action` with the device marked busy. @throws Error when it is busy already, or closed. */
+  run(operation: string, action: () => void): void {
+    this.assertIdle(operation);
+    this.#busy = true;
+    try {
+      action();
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  get busy(): boolean {
+    return this.#busy;
+  }
+
+  /** @throws Error when called from inside a request (an event listener), or after close. */
+  assertIdle(operation: string): void {
+    if (this.#busy) throw new Error(`${operation} was called from inside a request`);
+    if (this.#closed) throw new Error(`${operation} was called after close`);
+  }
+
+  /** Brings all contexts in step after a change that concerns endpoints without a domain. */
+  settleAll(operation: string): void {
+    for (const group of this.state.groups.all) {
+      const [member] = group.members;
+      if (member !== undefined) settleEndpoint(this.state, member, operation);
+    }
+  }
+
+  #detachAll(): void {
+    const { state } = this;
+    for (const endpoint of state.endpoints.values()) endpoint.domain = undefined;
+    state.setNegotiated(0n);
+    this.settleAll('reset');
+    for (const domain of [...state.domains.values()]) {
+      domain.endpoints.clear();
+      state.dropDomain(domain);
+    }
+  }
+}

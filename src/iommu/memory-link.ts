@@ -1,0 +1,110 @@
+// Keeps host contexts in step when guest memory comes, goes or moves, before the caller of GuestMemory returns.
+// Unit: 4 KiB page numbers, half-open.
+import { Errno } from '../base/errors.ts';
+import type { Backing } from '../coalesce/backing.ts';
+import type { ContextMirror } from '../coalesce/mirror.ts';
+import type { MirrorSource } from '../coalesce/source.ts';
+import { HOST_MMIO, HOST_PAGE_SHIFT, HostRight } from '../host/context.ts';
+import { NONE } from '../intervals/table.ts';
+import type { GuestMemory, MemoryObserver, MemoryRegion } from '../virtio/memory.ts';
+import type { IommuState } from './state.ts';
+
+/** Observes guest memory for one IOMMU. */
+export class MemoryLink implements MemoryObserver {
+  readonly #state: IommuState;
+  readonly #assertIdle: (operation: string) => void;
+
+  /** `assertIdle` throws when the device is in the middle of a request. */
+  constructor(state: IommuState, assertIdle: (operation: string) => void) {
+    this.#state = state;
+    this.#assertIdle = assertIdle;
+  }
+
+  /** Takes over the regions that are there and follows changes; returns the function that stops that. */
+  connect(memory: GuestMemory): () => void {
+    for (const region of memory.regions) this.added(region);
+    return memory.observe(this);
+  }
+
+  added(region: MemoryRegion): void {
+    this.#assertIdle('adding a memory region');
+    const place = placeOf(region);
+    if (place === undefined) return;
+    const { backing, groups } = this.#state;
+    backing.add(place.gpa, place.pages, place.va, place.flags);
+    for (const { mirror } of groups.all) {
+      if (mirror.source !== undefined) installRegion(mirror, mirror.source, place);
+    }
+  }
+
+  removing(region: MemoryRegion): void {
+    this.#assertIdle('removing a memory region');
+    const place = placeOf(region);
+    if (place === undefined) return;
+    const { backing, groups } = this.#state;
+    for (const { mirror } of groups.all) {
+      mirror.source?.walk((iova, pages, gpa) => {
+        const from = Math.max(gpa, place.gpa);
+        const to = Math.min(gpa + pages, place.gpa + place.pages);
+        if (from < to) mirror.unmapRange(iova + (from - gpa), to - from);
+        return mirror.source !== undefined;
+      });
+    }
+    backing.remove(place.gpa);
+  }
+
+  discarding(gpa: bigint, size: bigint): string | undefined {
+    const start = Number(gpa >> BigInt(HOST_PAGE_SHIFT));
+    const end = Number((gpa + size - 1n) >> BigInt(HOST_PAGE_SHIFT)) + 1;
+    const { backing, groups } = this.#state;
+    for (const group of groups.all) {
+      // Pinned pages would stay with the device while the guest gets new ones.
+      if (covers(backing, group.mirror.source, start, end)) return `host context ${group.name} covers it`;
+    }
+    return undefined;
+  }
+}
+
+/** True when a source installs RAM of guest-physical pages [start, end). */
+function covers(backing: Backing, source: MirrorSource | undefined, start: number, end: number): boolean {
+  const found = { ram: 0 };
+  source?.walk((_iova, pages, gpa, rights) => {
+    const first = Math.max(gpa, start);
+    const last = Math.min(gpa + pages, end);
+    if (first < last) found.ram += backing.ramPagesIn(first, last - first, rights);
+    return found.ram === 0;
+  });
+  return found.ram > 0;
+}
+
+interface Place {
+  readonly gpa: number;
+  readonly pages: number;
+  readonly va: number;
+  readonly flags: number;
+}
+
+/** Where a region lies in pages; undefined when no host context may see it. */
+function placeOf(region: MemoryRegion): Place | undefined {
+  if (region.hva === undefined) return undefined;
+  const shift = BigInt(HOST_PAGE_SHIFT);
+  const rights = region.readOnly ? HostRight.read : HostRight.read | HostRight.write;
+  return {
+    gpa: Number(region.gpa >> shift),
+    pages: Number(region.size >> shift),
+    va: Number(region.hva >> shift),
+    flags: rights | (region.kind === 'mmio' ? HOST_MMIO : 0),
+  };
+}
+
+/** Installs the parts of a source that lie in a new region; a refusal blocks the context, since MAPs were answered OK. */
+function installRegion(mirror: ContextMirror, source: MirrorSource, place: Place): void {
+  const { backing } = mirror;
+  const errno = mirror.installPart(source, (batch, iova, pages, gpa, rights) => {
+    const from = Math.max(gpa, place.gpa);
+    const to = Math.min(gpa + pages, place.gpa + place.pages);
+    if (from < to) backing.appendPieces(batch, iova + (from - gpa), to - from, from, rights);
+  });
+  if (errno !== 0) mirror.block('new memory region', errno, NONE);
+  else if (mirror.pages > mirror.pageCap) mirror.block('new memory region', Errno.ENOMEM, NONE);
+}

@@ -1,0 +1,114 @@
+// Truthful failure: what a host (or a cap) refused is told four ways, because Linux never reads the status of MAP and
+// UNMAP: status (by the caller), counter, event, and one rate-limited fault record per endpoint of the domain.
+import { HOST_PAGE_SHIFT } from '../host/context.ts';
+import * as abi from '../wire/abi.ts';
+import type { Domain } from './domain.ts';
+import type { Endpoint } from './endpoint.ts';
+import { Errno } from '../base/errors.ts';
+import type { HostGroup } from './host-groups.ts';
+import type { IommuState } from './state.ts';
+import { statusName, statusOfErrno } from './status.ts';
+
+/** Tells that a host refused a MAP that starts at `iova`; the caller has removed the mapping. */
+export function reportMapRefusal(
+  state: IommuState,
+  domain: Domain,
+  context: string,
+  errno: number,
+  iova: bigint,
+): void {
+  state.counters.hostRefusals++;
+  state.counters.refused++;
+  tell(state, domain, 'MAP', context, errno, iova);
+}
+
+/** Tells that a cap of the device refused a MAP or an ATTACH: the guest sees NOMEM. */
+export function reportCapRefusal(state: IommuState, domain: Domain, request: string, iova: bigint): void {
+  state.counters.capRefusals++;
+  state.counters.refused++;
+  tell(state, domain, request, 'device cap', Errno.ENOMEM, iova);
+}
+
+function tell(state: IommuState, domain: Domain, request: string, context: string, errno: number, iova: bigint): void {
+  if (state.events.active) {
+    state.events.emit({
+      type: 'host-refusal',
+      request,
+      status: statusName(statusOfErrno(errno)),
+      context,
+      errno,
+      domain: domain.id,
+      endpoint: undefined,
+      iova,
+    });
+  }
+  for (const endpoint of domain.endpoints) recordRefusal(state, endpoint, iova);
+}
+
+/** One fault record: reason UNKNOWN, ADDRESS flag, the address that was asked for. */
+function recordRefusal(state: IommuState, endpoint: Endpoint, iova: bigint): void {
+  state.faults.report(
+    endpoint,
+    abi.VIRTIO_IOMMU_FAULT_R_UNKNOWN,
+    abi.VIRTIO_IOMMU_FAULT_F_ADDRESS,
+    Number(iova >> 32n),
+    Number(iova & 0xffff_ffffn),
+  );
+}
+
+/**
+ * Tells that a context could not take a new state (ATTACH, DETACH, bypass, reset): there is no address.
+ * `recorded`: the endpoints have had a fault record already, because the context was blocked.
+ */
+export function reportSwitchRefusal(
+  state: IommuState,
+  group: HostGroup,
+  request: string,
+  errno: number,
+  domain: Domain | undefined,
+  endpoint: Endpoint,
+  recorded: boolean,
+): void {
+  state.counters.hostRefusals++;
+  if (request === 'ATTACH') state.counters.refused++;
+  if (state.events.active) {
+    state.events.emit({
+      type: 'host-refusal',
+      request,
+      status: statusName(statusOfErrno(errno)),
+      context: group.name,
+      errno,
+      domain: domain?.id,
+      endpoint: endpoint.id,
+      iova: undefined,
+    });
+  }
+  if (!recorded) state.faults.report(endpoint, abi.VIRTIO_IOMMU_FAULT_R_UNKNOWN, 0, 0, 0);
+}
+
+/** Tells that a context was blocked because an operation failed; the answered state of the guest stands. */
+export function reportBlocked(
+  state: IommuState,
+  group: HostGroup,
+  operation: string,
+  errno: number,
+  page: number,
+): void {
+  state.counters.contextBlocks++;
+  const iova = page < 0 ? undefined : BigInt(page) << BigInt(HOST_PAGE_SHIFT);
+  if (state.events.active) {
+    state.events.emit({
+      type: 'context-blocked',
+      context: group.name,
+      endpoints: group.endpointIds,
+      reason: 'operation failed',
+      operation,
+      errno,
+      iova,
+    });
+  }
+  for (const endpoint of group.members) {
+    if (iova !== undefined) recordRefusal(state, endpoint, iova);
+    else state.faults.report(endpoint, abi.VIRTIO_IOMMU_FAULT_R_UNKNOWN, 0, 0, 0);
+  }
+}

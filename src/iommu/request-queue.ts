@@ -1,0 +1,204 @@
+// Serves the request queue: one pass takes chains, decides them in ring order, and replies segment by segment.
+// process* files decide; this file counts, replies, and never decides.
+import { DescriptorChain } from '../virtio/chain.ts';
+import type { GuestMemory } from '../virtio/memory.ts';
+import type { Virtqueue } from '../virtio/virtqueue.ts';
+import { PopResult } from '../virtio/virtqueue.ts';
+import * as abi from '../wire/abi.ts';
+import { encodeTail } from '../wire/reply.ts';
+import { MAX_REQUEST_BYTES, RequestRecord, decodeRequest } from '../wire/request.ts';
+import { processAttach } from './attach.ts';
+import { processDetach } from './detach.ts';
+import { processMap } from './map.ts';
+import type { ProbeAnswer } from './probe.ts';
+import { processProbe } from './probe.ts';
+import { COMMIT_FIRST, Segment, UNWRITTEN } from './segment.ts';
+import type { IommuState } from './state.ts';
+import { REQUEST_NAMES } from './stats.ts';
+import { statusName } from './status.ts';
+import { processUnmap } from './unmap.ts';
+
+/** Result of {@link RequestQueue.serve}. */
+export const Served = { all: 0, more: 1, broken: 2 } as const;
+
+/** What the queue needs of its surroundings. */
+export interface RequestQueuePort {
+  readonly queue: Virtqueue;
+  readonly memory: GuestMemory;
+  /** Raises the queue's interrupt. */
+  signal(): void;
+}
+
+/** Takes requests from one virtqueue. Not reentrant. */
+export class RequestQueue {
+  readonly #state: IommuState;
+  readonly #port: RequestQueuePort;
+  readonly #segment: Segment;
+  readonly #chain = new DescriptorChain();
+  readonly #request = new RequestRecord();
+  readonly #bytes = new Uint8Array(MAX_REQUEST_BYTES);
+  readonly #view = new DataView(this.#bytes.buffer);
+  readonly #tail = new Uint8Array(abi.Tail.SIZE);
+  readonly #answer: ProbeAnswer = { status: 0, properties: undefined };
+
+  constructor(state: IommuState, port: RequestQueuePort) {
+    this.#state = state;
+    this.#port = port;
+    this.#segment = new Segment(state, port.queue.maxSize);
+  }
+
+  /**
+   * Serves up to `limit` requests, or until the clock passes `deadline` (ms; Infinity: no look at the clock).
+   * Replies are visible, and the driver is interrupted if it wants that, when this returns.
+   */
+  serve(limit: number, deadline: number): number {
+    const { queue } = this.#port;
+    const { now } = this.#state.options;
+    let result: number = Served.all;
+    for (let served = 0; ; served++) {
+      if (served === limit) {
+        result = Served.more;
+        break;
+      }
+      const popped = queue.pop(this.#chain);
+      if (popped === PopResult.empty) break;
+      if (popped === PopResult.broken) {
+        result = Served.broken;
+        break;
+      }
+      this.#handle();
+      if (this.#segment.count === this.#segment.head.length) this.#flush();
+      if (deadline !== Infinity && served % CLOCK_EVERY === CLOCK_EVERY - 1) {
+        this.#flush(); // only the host takes long
+        if (now() < deadline) continue;
+        result = Served.more;
+        break;
+      }
+    }
+    this.#flush();
+    this.#publish();
+    return result;
+  }
+
+  /** One request: copied once, decoded, decided, answered or left waiting for the commit. */
+  #handle(): void {
+    const chain = this.#chain;
+    const length = chain.copyReadable(0, this.#bytes, Math.min(chain.readableLength, MAX_REQUEST_BYTES));
+    const sound = !chain.malformed && decodeRequest(this.#view, length, this.#request);
+    // [5.13.6.2] D-OP-2: an unknown type goes back unwritten; T-OP-1: so does what cannot be parsed.
+    if (!sound || chain.writableLength < abi.Tail.SIZE) {
+      this.#state.counters.requests[0]!++;
+      this.#wait(UNWRITTEN);
+      return;
+    }
+    const { type } = this.#request;
+    this.#state.counters.requests[type]!++;
+    if (type === abi.VIRTIO_IOMMU_T_PROBE) this.#handleProbe();
+    else this.#wait(this.#decide(type));
+  }
+
+  #decide(type: number): number {
+    const state = this.#state;
+    const segment = this.#segment;
+    if (type === abi.VIRTIO_IOMMU_T_MAP || type === abi.VIRTIO_IOMMU_T_UNMAP) {
+      const process = type === abi.VIRTIO_IOMMU_T_MAP ? processMap : processUnmap;
+      let status = process(state, this.#request, segment);
+      if (status === COMMIT_FIRST) {
+        state.counters.segmentCuts++;
+        this.#flush();
+        status = process(state, this.#request, segment);
+      }
+      return status;
+    }
+    this.#flush();
+    return type === abi.VIRTIO_IOMMU_T_ATTACH
+      ? processAttach(state, this.#request)
+      : processDetach(state, this.#request);
+  }
+
+  /** Leaves the reply of the request at hand to the next commit; a tail in several pieces is written at once. */
+  #wait(status: number): void {
+    const chain = this.#chain;
+    const segment = this.#segment;
+    const i = segment.count;
+    const { writableLength } = chain;
+    const tail = status === UNWRITTEN ? 0 : chain.writableAddress(writableLength - abi.Tail.SIZE, abi.Tail.SIZE);
+    segment.head[i] = chain.head;
+    segment.status[i] = status;
+    segment.type[i] = this.#request.type;
+    segment.tail[i] = tail;
+    segment.count = i + 1;
+    if (status === UNWRITTEN) return;
+    if (tail < 0 || writableLength !== abi.Tail.SIZE) {
+      segment.commit();
+      encodeTail(this.#tail, 0, segment.status[i]);
+      // D-RING-4: used length counts from the first writable byte, so those bytes are written too.
+      if (writableLength > abi.Tail.SIZE)
+        chain.write(0, ZEROES, Math.min(abi.Tail.SIZE, writableLength - abi.Tail.SIZE));
+      chain.write(writableLength - abi.Tail.SIZE, this.#tail, abi.Tail.SIZE);
+      segment.tail[i] = WRITTEN;
+      this.#flush();
+    }
+  }
+
+  #handleProbe(): void {
+    this.#flush();
+    const chain = this.#chain;
+    const answer = this.#answer;
+    const { writableLength } = chain;
+    processProbe(this.#state, this.#request, writableLength, answer);
+    if (answer.status === UNWRITTEN) {
+      this.#wait(UNWRITTEN);
+      return;
+    }
+    const reply = new Uint8Array(writableLength);
+    if (answer.properties !== undefined) reply.set(answer.properties);
+    // The tail stands in the last 4 bytes; everything before it is written, so the used length is the whole part.
+    encodeTail(reply, writableLength - abi.Tail.SIZE, answer.status);
+    chain.write(0, reply, writableLength);
+    this.#count(abi.VIRTIO_IOMMU_T_PROBE, answer.status);
+    this.#port.queue.push(chain.head, writableLength);
+  }
+
+  /** Commits the segment, then writes its statuses and stages its used entries, in ring order. */
+  #flush(): void {
+    const segment = this.#segment;
+    if (segment.count === 0) return;
+    const { queue, memory } = this.#port;
+    const { counters } = this.#state;
+    segment.commit();
+    counters.segments++;
+    for (let i = 0; i < segment.count; i++) {
+      const status = segment.status[i]!;
+      if (status === UNWRITTEN) {
+        counters.unwritten++;
+        queue.push(segment.head[i]!, 0);
+        continue;
+      }
+      this.#count(segment.type[i]!, status);
+      if (segment.tail[i] !== WRITTEN) {
+        encodeTail(this.#tail, 0, status);
+        memory.write(segment.tail[i]!, this.#tail, 0, abi.Tail.SIZE);
+      }
+      queue.push(segment.head[i]!, abi.Tail.SIZE);
+    }
+    segment.clear();
+    this.#publish();
+  }
+
+  #count(type: number, status: number): void {
+    this.#state.counters.statuses[status]!++;
+    if (status !== abi.VIRTIO_IOMMU_S_OK && this.#state.events.active) {
+      this.#state.events.emit({ type: 'request', request: REQUEST_NAMES[type]!, status: statusName(status) });
+    }
+  }
+
+  #publish(): void {
+    if (this.#port.queue.publish()) this.#port.signal();
+  }
+}
+
+const WRITTEN = -2;
+/** Requests between two looks at the clock. */
+const CLOCK_EVERY = 32;
+const ZEROES = new Uint8Array(abi.Tail.SIZE);

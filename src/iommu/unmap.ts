@@ -1,0 +1,76 @@
+// UNMAP [5.13.6.6]: removes whole mappings from a domain, or nothing. Hot path: no allocation, no bigint.
+import { NONE } from '../intervals/table.ts';
+import * as abi from '../wire/abi.ts';
+import type { RequestRecord } from '../wire/request.ts';
+import type { Domain } from './domain.ts';
+import type { Segment } from './segment.ts';
+import { COMMIT_FIRST, UNWRITTEN } from './segment.ts';
+import type { IommuState } from './state.ts';
+
+/**
+ * Decides one UNMAP, changes the guest's table and plans the host operations under the segment's next token.
+ * Returns a status, UNWRITTEN, or COMMIT_FIRST when the answer depends on requests that are not committed.
+ */
+export function processUnmap(state: IommuState, request: RequestRecord, segment: Segment): number {
+  // [5.13.6.6] T-UNM-2: the request exists only with MAP_UNMAP negotiated.
+  if (!state.mapUnmapNegotiated) return UNWRITTEN;
+  // [5.13.6.6.2] D-UNM-1: MAY reject reserved != 0 (INVAL); nothing is unmapped then.
+  if (request.reservedSet) return abi.VIRTIO_IOMMU_S_INVAL;
+  // [5.13.6.6.2] D-UNM-2: SHOULD reject an unknown domain (NOENT).
+  const domain = state.domain(request.domain);
+  if (domain === undefined) return abi.VIRTIO_IOMMU_S_NOENT;
+  // [5.13.6.6.2] D-UNM-3: SHOULD reject a bypass domain (INVAL).
+  if (domain.bypass) return abi.VIRTIO_IOMMU_S_INVAL;
+  const { startHigh, startLow, endHigh, endLow } = request;
+  if (endHigh < startHigh || (endHigh === startHigh && endLow < startLow)) return abi.VIRTIO_IOMMU_S_RANGE;
+
+  const { granule } = state;
+  const { table } = domain;
+  // Nothing lies outside the input range: clip after the exact comparison, so that keys stay exact.
+  const first = granule.numberOf(startHigh, startLow);
+  const last = Math.min(granule.numberOf(endHigh, endLow), state.inputEnd - 1);
+  // UNMAP has no alignment rule: an end inside a granule cuts the mapping that holds the granule, if there is one.
+  const start = granule.isStart(startHigh, startLow) ? first : first + 1;
+  const end = last < granule.numberOf(endHigh, endLow) || granule.isLast(endHigh, endLow) ? last + 1 : last;
+  const slot = table.seek(first);
+  if (slot === NONE || table.startAt(slot) > last) return abi.VIRTIO_IOMMU_S_OK; // D-UNM-5, example 1
+
+  const pages = state.granulePages;
+  if (domain.planner.pending > 0 && domain.planner.touches(first * pages, (last + 1 - first) * pages))
+    return COMMIT_FIRST;
+  // [5.13.6.6.2] D-UNM-4: SHOULD remove nothing at all when the range would split a mapping (RANGE).
+  if (table.startAt(slot) < start || cutsAtEnd(domain, last, end)) return abi.VIRTIO_IOMMU_S_RANGE;
+  remove(state, domain, slot, start, end, segment);
+  return abi.VIRTIO_IOMMU_S_OK;
+}
+
+/** True when the mapping that holds granule `last` goes on behind the range, which removes granules below `end`. */
+function cutsAtEnd(domain: Domain, last: number, end: number): boolean {
+  const slot = domain.table.find(last);
+  return slot !== NONE && domain.table.endAt(slot) > end;
+}
+
+/** D-UNM-5: removes every mapping inside [start, end); holes do not matter. */
+function remove(
+  state: IommuState,
+  domain: Domain,
+  firstSlot: number,
+  start: number,
+  end: number,
+  segment: Segment,
+): void {
+  const { table } = domain;
+  const firstStart = table.startAt(firstSlot);
+  let lastEnd = end;
+  if (domain.mirrors.length > 0) {
+    const after = table.seek(end);
+    const lastSlot = after === NONE ? table.last() : table.previous(after);
+    lastEnd = table.endAt(lastSlot);
+  }
+  const removed = table.removeRange(start, end);
+  state.mappings -= removed;
+  if (domain.mirrors.length === 0) return;
+  const pages = state.granulePages;
+  segment.planUnmap(domain);
+  domain.planner.unmap(segment.token, firstStart * pages, (lastEnd - firstStart) * pages);
+}
