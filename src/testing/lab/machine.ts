@@ -1,0 +1,144 @@
+// An L1 machine on the simulated host: guest RAM, the IOMMU device, endpoints with and without a host context, and the
+// driver that L1's kernel would be. Nothing here decides what the guest does.
+import type { AddressRange } from '../../base/ranges.ts';
+import type { ReservedRegion } from '../../base/reserved.ts';
+import type { SimulatedType1Context } from '../../host/simulated.ts';
+import { SimulatedHost } from '../../host/simulated.ts';
+import type { IommuEvent } from '../../iommu/events.ts';
+import type { VirtioIommuOptions } from '../../iommu/virtio-iommu.ts';
+import { VirtioIommu } from '../../iommu/virtio-iommu.ts';
+import { GuestMemory } from '../../virtio/memory.ts';
+import { IommuDriver } from '../iommu-driver.ts';
+import type { MemoryRange } from '../l2-memory.ts';
+import { PAGE_BYTES } from '../run-cursor.ts';
+
+/** The MSI window of a PC: reported by every endpoint, never mappable by its host. */
+export const PC_MSI: ReservedRegion = { kind: 'msi', start: 0xfee0_0000n, end: 0xfeef_ffffn };
+
+/** An endpoint of the machine. */
+export interface LabEndpoint {
+  readonly id: number;
+  /** Passed through from the host; an emulated device otherwise. */
+  readonly passed: boolean;
+  readonly reserved?: readonly ReservedRegion[];
+}
+
+/** What a machine is built of. */
+export interface LabMachineOptions {
+  /** L1's RAM, ascending; multiples of 4 KiB. */
+  readonly ram: readonly MemoryRange[];
+  readonly endpoints: readonly LabEndpoint[];
+  /** Where L1's driver keeps its rings: L1 RAM that nothing else uses. */
+  readonly driverBase: bigint;
+  /** Most live entries per host container (vfio_iommu_type1.dma_entry_limit). */
+  readonly entryLimit: number;
+  /** I/O virtual addresses that the host maps; default those of an Intel host. */
+  readonly usableRanges?: readonly AddressRange[];
+  readonly requestQueueSize?: number;
+  readonly driverFeatures?: bigint;
+  /** Options of the device beside memory, endpoints and interrupts. */
+  readonly device?: Omit<VirtioIommuOptions, 'memory' | 'interrupt' | 'endpoints'>;
+}
+
+/** Most events that a machine keeps for a report. */
+const MAX_EVENTS = 1000;
+
+/** One machine, booted as far as its firmware: the driver has not started. */
+export class LabMachine {
+  readonly host: SimulatedHost;
+  readonly memory = new GuestMemory();
+  readonly iommu: VirtioIommu;
+  readonly driver: IommuDriver;
+  readonly contexts = new Map<number, SimulatedType1Context>();
+  /** The first events of the device, and how many there were by type. */
+  readonly events: IommuEvent[] = [];
+  readonly eventCounts = new Map<string, number>();
+
+  constructor(options: LabMachineOptions) {
+    const { usableRanges } = options;
+    this.host = new SimulatedHost({
+      entryLimit: options.entryLimit,
+      ...(usableRanges === undefined ? {} : { usableRanges: [...usableRanges] }),
+    });
+    for (const range of options.ram) this.#addRam(range);
+    const endpoints = options.endpoints.map((endpoint, group) => {
+      const { id, reserved = [PC_MSI] } = endpoint;
+      if (!endpoint.passed) return { id, reserved };
+      const host = this.host.createContext({ group, endpoints: [id], busMaster: false });
+      this.contexts.set(id, host);
+      return { id, reserved, host };
+    });
+    this.iommu = new VirtioIommu({
+      ...options.device,
+      memory: this.memory,
+      interrupt: { queue: () => undefined, config: () => undefined },
+      endpoints,
+      requestQueueSize: options.requestQueueSize ?? 1024,
+    });
+    this.iommu.core.onEvent((event) => {
+      this.eventCounts.set(event.type, (this.eventCounts.get(event.type) ?? 0) + 1);
+      if (this.events.length < MAX_EVENTS) this.events.push(event);
+    });
+    this.driver = new IommuDriver({
+      device: this.iommu.transport,
+      memory: this.memory,
+      base: options.driverBase,
+      ...(options.driverFeatures === undefined ? {} : { features: options.driverFeatures }),
+    });
+  }
+
+  /** Physical page of the host behind an L1 guest-physical page, -1 where L1 has no RAM. */
+  hostPageOf(l1Page: number): number {
+    for (const region of this.memory.regions) {
+      const first = Number(region.gpa) / PAGE_BYTES;
+      const pages = Number(region.size) / PAGE_BYTES;
+      if (l1Page < first || l1Page >= first + pages || region.hva === undefined) continue;
+      return this.host.addressSpace.physicalPageOf(Number(region.hva) / PAGE_BYTES + (l1Page - first));
+    }
+    return -1;
+  }
+
+  /** Sets the bus-master bit of a passed endpoint as a VMM does: the device hears first of a 0 to 1 write. */
+  setBusMaster(endpoint: number, on: boolean): void {
+    if (on) this.iommu.core.setBusMaster(endpoint, true);
+    this.host.setBusMaster(endpoint, on);
+    if (!on) this.iommu.core.setBusMaster(endpoint, false);
+  }
+
+  /** Most entries that were live at a time in one container. */
+  get entriesPeak(): number {
+    let peak = 0;
+    for (const context of this.contexts.values()) peak = Math.max(peak, context.stats().entriesPeak);
+    return peak;
+  }
+
+  /** Entries that are live now, in all containers. */
+  get entriesNow(): number {
+    let entries = 0;
+    for (const context of this.contexts.values()) entries += context.stats().entries;
+    return entries;
+  }
+
+  /** Map and unmap calls of all containers so far. */
+  get hostCalls(): { readonly map: number; readonly unmap: number } {
+    let map = 0;
+    let unmap = 0;
+    for (const context of this.contexts.values()) {
+      const stats = context.stats();
+      map += stats.mapCalls;
+      unmap += stats.unmapCalls + stats.unmapAllCalls;
+    }
+    return { map, unmap };
+  }
+
+  /** Ends the machine: the device first, then its containers. */
+  close(): void {
+    this.iommu.close();
+    for (const context of this.contexts.values()) context.close();
+  }
+
+  #addRam(range: MemoryRange): void {
+    const mapped = this.host.addressSpace.mmap({ length: range.size, kind: 'memfd' });
+    this.memory.addRegion({ gpa: range.gpa, size: range.size, windows: mapped.windows, hva: mapped.hva });
+  }
+}
