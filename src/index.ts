@@ -1,1 +1,42 @@
-export {};
+// Entry `virtio-iommu`: the device and what an embedder needs around it. Runs in a browser; composition only.
+export type { HostErrorCode } from './base/errors.ts';
+export type { Listener } from './base/events.ts';
+export type { AddressRange } from './base/ranges.ts';
+export type { ReservedKind, ReservedRegion } from './base/reserved.ts';
+export type { Policy } from './coalesce/planner.ts';
+export type { HostContext, HostLimits } from './host/context.ts';
+export type { AccessFault, AccessPiece, TranslateResult } from './iommu/core.ts';
+export type { DmaResult, MsiSink } from './iommu/dma-view.ts';
+export type { EndpointInit } from './iommu/endpoints.ts';
+export type {
+  ContextBlockedEvent,
+  ContextSwitchedEvent,
+  FaultEvent,
+  HostRefusalEvent,
+  IommuEvent,
+  RequestEvent,
+  RingBrokenEvent,
+} from './iommu/events.ts';
+export type { FaultLimits, FeatureName, IommuOptions, ReservedOverflow } from './iommu/options.ts';
+export type { ContextStats, IommuStats } from './iommu/stats.ts';
+export type { Status } from './iommu/status.ts';
+export type { VirtioIommuOptions } from './iommu/virtio-iommu.ts';
+export type { ConfigWidth, QueueSetup, VirtioDeviceModel, VirtioDeviceOptions } from './virtio/device.ts';
+export type { MemoryObserver, MemoryRegion, MmioAccess, MmioRegionInit, RamRegionInit } from './virtio/memory.ts';
+export type { Virtqueue } from './virtio/virtqueue.ts';
+export { Errno, HostError, errnoName, isHostError } from './base/errors.ts';
+export { normaliseReserved } from './base/reserved.ts';
+export { POLICIES } from './coalesce/planner.ts';
+export { HOST_MMIO, HOST_PAGE_SHIFT, HostBatch, HostOp, HostRight } from './host/context.ts';
+export { DmaProber, SimulatedAddressSpace, SimulatedHost, SimulatedType1Context } from './host/simulated.ts';
+export { IommuCore } from './iommu/core.ts';
+export { DmaView } from './iommu/dma-view.ts';
+export { STATUS_NAMES } from './iommu/status.ts';
+export { PieceKind, Translation } from './iommu/translation.ts';
+export { VirtioIommu } from './iommu/virtio-iommu.ts';
+export { DescriptorChain } from './virtio/chain.ts';
+export { VirtioDevice } from './virtio/device.ts';
+export { Feature, Status as DeviceStatus } from './virtio/features.ts';
+export { GuestMemory } from './virtio/memory.ts';
+export { PopResult } from './virtio/virtqueue.ts';
+export { SplitQueue } from './virtio/split-queue.ts';

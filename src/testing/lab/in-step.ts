@@ -1,0 +1,34 @@
+// Compares what a host context lets through with what the guest's domain gives: the mirror must be exact at rest.
+import { NONE } from '../../intervals/table.ts';
+import { PAGE_BYTES } from '../run-cursor.ts';
+import type { LabMachine } from './machine.ts';
+
+/**
+ * True when the endpoint's container holds exactly the backed pages of its domain, each at the right page of L1's memory.
+ * Costs O(mappings); true for an endpoint without a domain or context.
+ */
+export function inStep(machine: LabMachine, endpointId: number): boolean {
+  const { state } = machine.iommu.core;
+  const endpoint = state.endpoints.get(endpointId);
+  const context = machine.contexts.get(endpointId);
+  const domain = endpoint?.domain;
+  if (context === undefined || domain === undefined || domain.bypass) return true;
+  if (endpoint?.group?.mirror.source !== domain.source) return true; // blocked: told elsewhere
+  const { table } = domain;
+  const unit = state.granulePages;
+  let wanted = 0;
+  for (let slot = table.first(); slot !== NONE; slot = table.next(slot)) {
+    const start = table.startAt(slot) * unit;
+    const pages = table.endAt(slot) * unit - start;
+    const phys = table.valueAt(slot) * unit;
+    const rights = table.flagsAt(slot) & 3;
+    const backed = rights === 0 ? 0 : state.backing.ramPagesIn(phys, pages, rights);
+    wanted += backed;
+    if (backed !== pages || !machine.iommu.core.memory.isRam(phys * PAGE_BYTES, PAGE_BYTES)) continue;
+    if (machine.host.prober(endpointId).physicalPageAt(start, false) < 0 && machine.host.busMaster(endpointId)) {
+      if ((rights & 1) === 1) return false;
+    }
+  }
+  const held = context.entries().reduce((sum, entry) => sum + entry.pages, 0);
+  return held === wanted;
+}
