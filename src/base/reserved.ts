@@ -1,5 +1,5 @@
 // Reserved memory regions of an endpoint (RESV_MEM) and their normalisation.
-// Ranges are bigint with INCLUSIVE ends. [5.13.6.7.2.2] at most one MSI region and no overlap per endpoint.
+// Ranges are bigint with INCLUSIVE ends. [5.13.6.8.1.2] at most one MSI region and no overlap per endpoint.
 import type { AddressRange } from './ranges.ts';
 import { checkRange, clipRanges, cutRanges, mergeRanges, roundOutward } from './ranges.ts';
 import { checkOneOf } from './check.ts';
@@ -40,7 +40,7 @@ export function normaliseReserved(
   const msi = outward('msi');
   const reserved = cutRanges(outward('reserved'), msi);
   const clippedMsi = clipRanges(msi, options.inputRange);
-  // [5.13.6.7.2.2] D-RES-2: SHOULD NOT report more than one MSI region per endpoint.
+  // [5.13.6.8.1.2] D-RES-2: SHOULD NOT report more than one MSI region per endpoint.
   if (clippedMsi.length > 1) {
     throw new RangeError(
       `${options.name ?? 'reserved'} holds ${clippedMsi.length} separate MSI regions, at most one can be reported`,

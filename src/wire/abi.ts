@@ -102,7 +102,7 @@ export const Probe = { head: 0, endpoint: 4, reserved: 8, SIZE: 72 } as const;
 /** [5.13.6.7] struct virtio_iommu_probe_property: type in bits 0-11 of the first field, then the value's length. */
 export const ProbeProperty = { type: 0, length: 2, SIZE: 4 } as const;
 
-/** [5.13.6.7.2] struct virtio_iommu_probe_resv_mem, property header included. */
+/** [5.13.6.8.1] struct virtio_iommu_probe_resv_mem, property header included. */
 export const ResvMem = { head: 0, subtype: 4, reserved: 5, start: 8, end: 16, SIZE: 24 } as const;
 
 /** [5.13.6.9] struct virtio_iommu_fault. */

@@ -34,7 +34,7 @@ export function encodeProperties(regions: readonly ReservedRegion[], probeSize: 
     // [5.13.6.7.2] D-PRB-4: the four high bits of the type are zero. D-PRB-5: length is the value's size.
     view.setUint16(at + ProbeProperty.type, VIRTIO_IOMMU_PROBE_T_RESV_MEM, true);
     view.setUint16(at + ProbeProperty.length, ResvMem.SIZE - ProbeProperty.SIZE, true);
-    // [5.13.6.8.2] D-RES-1: reserved stays zero.
+    // [5.13.6.8.1.2] D-RES-1: reserved stays zero.
     view.setUint8(
       at + ResvMem.subtype,
       region.kind === 'msi' ? VIRTIO_IOMMU_RESV_MEM_T_MSI : VIRTIO_IOMMU_RESV_MEM_T_RESERVED,
