@@ -2,6 +2,8 @@
 import { readFileSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
 import { acpiSignature } from '../firmware/acpi-table.ts';
+import type { DeviceRef } from '../firmware/device-ref.ts';
+import { parseDeviceName } from '../firmware/device-ref.ts';
 import { parseDmar } from '../firmware/dmar.ts';
 import { parseIort } from '../firmware/iort.ts';
 import { parseIvrs } from '../firmware/ivrs.ts';
@@ -12,7 +14,7 @@ import type { ReportInput, ReportSource } from '../firmware/report-types.ts';
 import type { SysfsSnapshot } from '../firmware/sysfs.ts';
 import { parseReservedRegions, snapshotRegions } from '../firmware/sysfs.ts';
 import type { HostRoots } from '../host/sysfs.ts';
-import { readHost, readSysfs } from '../host/sysfs.ts';
+import { groupMembers, readHost, readSysfs } from '../host/sysfs.ts';
 import { CliError } from './errors.ts';
 import type { RmrrOptions } from './rmrr-options.ts';
 
@@ -62,7 +64,9 @@ function addTable(gathered: Gathered, kind: TableKind, bytes: Uint8Array, name: 
   const table = READERS[kind](bytes);
   if (table.header === undefined) {
     const signature = JSON.stringify(acpiSignature(bytes));
-    throw new CliError(`${what}: not a ${kind.toUpperCase()} table (${bytes.length} bytes, signature ${signature})`);
+    throw new CliError(
+      `${what}: not a readable ${kind.toUpperCase()} table (${bytes.length} bytes, signature ${signature})`,
+    );
   }
   gathered.sources.push({ kind, name: basename(name), regions: table.regions, warnings: table.warnings });
 }
@@ -79,7 +83,9 @@ function loadSysfs(gathered: Gathered, path: string): void {
   const text = readText(path);
   const number = /(?:^|\/)(\d+)\/reserved_regions$/.exec(path)?.[1];
   const group = number === undefined ? `group of ${basename(path)}` : `group ${number}`;
-  const read = parseReservedRegions(text, { group });
+  const members = number === undefined ? [] : groupMembers(path);
+  const devices = members.map((name): DeviceRef => parseDeviceName(name) ?? { kind: 'group', name });
+  const read = parseReservedRegions(text, members.length === 0 ? { group } : { group, devices });
   if (read.regions.length === 0 && text.trim() !== '') {
     throw new CliError(`--sysfs ${path}: holds no line of reserved_regions`);
   }

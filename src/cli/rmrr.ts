@@ -31,11 +31,18 @@ const PROCESS: RmrrIo = {
   },
 };
 
+const HELP = `
+Devices are written ssss:bb:dd.f, or as a scope path 0000:00/1c.7/00.0 (segment, start bus, one /device.function per
+hop) where bridges cannot be resolved; ranges of functions as first-last. Limits and ends are inclusive.
+Exit status: 0, 1 when a device named by --device is not known to be assignable, 2 for usage and input errors.
+Without a source the live host is read (root for its ACPI tables).`;
+
 /** The `rmrr` command with its subcommands `report` (default), `diff`, `holes`, `graph`. */
 export function rmrrCommand(io: RmrrIo = PROCESS): Command {
   const rmrr = new Command('rmrr').description(
     'reserved host memory (RMRR, IVMD, RMR): who is bound, who shares, what the guest must leave free',
   );
+  rmrr.addHelpText('after', HELP);
   subcommand(rmrr, 'report', 'regions, verdict per device, sharing, RESV_MEM, holes', io, runReport, {
     isDefault: true,
   });

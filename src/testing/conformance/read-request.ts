@@ -2,7 +2,19 @@
 // Addresses are written as they stand in the file, inclusive ends as on the wire.
 import * as abi from '../../wire/abi.ts';
 import type { Read } from './read.ts';
-import { Fields, MAX_PART_BYTES, MAX_REPEAT, count, flag, hexBytes, layout, list, refuse, tagOf, wide } from './read.ts';
+import {
+  Fields,
+  MAX_PART_BYTES,
+  MAX_REPEAT,
+  count,
+  flag,
+  hexBytes,
+  layout,
+  list,
+  refuse,
+  tagOf,
+  wide,
+} from './read.ts';
 import type { ChainSpec, FieldStep } from './vector-types.ts';
 
 const TYPES = ['ATTACH', 'DETACH', 'MAP', 'UNMAP', 'PROBE'] as const;
@@ -87,13 +99,15 @@ const FRAMING = [
   'status_at',
   'order',
 ];
-const DEFAULT_PREFILL = 0xa5;
+/** What writable parts hold before the device writes them. */
+export const DEFAULT_PREFILL = 0xa5;
 
 const length = count(0, MAX_PART_BYTES);
 
 /** Reads a `req` or a `raw`; `probeSize` is the device's. */
 export function readRequest(probeSize: number): Read<ChainSpec> {
-  return (value, key) => (tagOf(value, key, 'op', ['req', 'raw']) === 'raw' ? raw(value, key) : req(probeSize)(value, key));
+  return (value, key) =>
+    tagOf(value, key, 'op', ['req', 'raw']) === 'raw' ? raw(value, key) : req(probeSize)(value, key);
 }
 
 /** Reads a `repeat`: the first request, and what grows from one to the next. */
@@ -106,7 +120,9 @@ export function readRepeat(
   const chain = fields.required('request', req(probeSize));
   const repeats = fields.required('count', count(1, MAX_REPEAT));
   const struct = STRUCTS[chain.name as TypeName];
-  const steps = fields.optional('step', (steps_, at) => readSteps(struct, fields.required('request', object), steps_, at));
+  const steps = fields.optional('step', (steps_, at) =>
+    readSteps(struct, fields.required('request', object), steps_, at),
+  );
   return { chain, count: repeats, steps: steps ?? [] };
 }
 
@@ -126,8 +142,7 @@ export function req(probeSize: number): Read<ChainSpec> {
     // A tail in the wrong part holds the prefill too, so that a status written there shows.
     readable.fill(prefill, structBytes);
     const properties = name === 'PROBE' ? (fields.optional('probe_size', length) ?? probeSize) : 0;
-    const writableLength =
-      fields.optional('writable_len', length) ?? properties + (tailInReadable ? 0 : abi.Tail.SIZE);
+    const writableLength = fields.optional('writable_len', length) ?? properties + (tailInReadable ? 0 : abi.Tail.SIZE);
     return {
       name,
       readable,
@@ -200,7 +215,12 @@ function encodeStruct(struct: Struct, fields: Fields): Uint8Array {
   return bytes;
 }
 
-function readSteps(struct: Struct, request: Readonly<Record<string, unknown>>, value: unknown, key: string): FieldStep[] {
+function readSteps(
+  struct: Struct,
+  request: Readonly<Record<string, unknown>>,
+  value: unknown,
+  key: string,
+): FieldStep[] {
   const steps = new Fields(value, key, Object.keys(struct.fields));
   return Object.entries(struct.fields).flatMap(([name, { offset, bytes }]) => {
     const limit = (1n << BigInt(8 * bytes)) - 1n;

@@ -22,7 +22,7 @@ export type Read<T> = (value: unknown, key: string) => T;
 
 /** Ends reading with a problem at `key`. */
 export function refuse(key: string, problem: string): never {
-  throw new VectorProblem(`${key}: ${problem}`);
+  throw new VectorProblem(key === '' ? problem : `${key}: ${problem}`);
 }
 
 /** A value in a message: short, on one line, and without a look at what is nested in it. */

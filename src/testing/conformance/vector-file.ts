@@ -4,7 +4,19 @@ import { readCheck, results } from './read-check.ts';
 import { readDevice } from './read-device.ts';
 import { readOperation } from './read-operation.ts';
 import type { Read } from './read.ts';
-import { Fields, MAX_CASE_BYTES, MAX_REQUESTS, VectorProblem, count, describe, flag, list, oneOf, refuse, text } from './read.ts';
+import {
+  Fields,
+  MAX_CASE_BYTES,
+  MAX_REQUESTS,
+  VectorProblem,
+  count,
+  describe,
+  flag,
+  list,
+  oneOf,
+  refuse,
+  text,
+} from './read.ts';
 import type { ChainSpec, Check, EventBuffersSpec, Operation, VectorCase } from './vector-types.ts';
 
 /** A vector file that is not in the format. The message names file, case and key of the first problem, on one line. */
@@ -34,7 +46,8 @@ const PIECE = 16;
  * @throws VectorFileError when anything in it is not in the format.
  */
 export function readVectorFile(file: string, content: unknown): VectorCase[] {
-  if (!Array.isArray(content)) throw new VectorFileError(file, [`${file}: ${describe(content)} is not a list of cases`]);
+  if (!Array.isArray(content))
+    throw new VectorFileError(file, [`${file}: ${describe(content)} is not a list of cases`]);
   const problems: string[] = [];
   const cases: VectorCase[] = [];
   let requests = 0;
