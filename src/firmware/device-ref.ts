@@ -93,8 +93,10 @@ export function refNames(ref: DeviceRef, device: DeviceRef): boolean {
   return formatDevice(ref) === formatDevice(device);
 }
 
-/** True when `ref` could mean the function `device`, as a path through unknown bridges may. */
+/** True when `ref` could mean the function `device`: a path through unknown bridges, a group without members, stream ids. */
 export function refMayName(ref: DeviceRef, device: DeviceRef): boolean {
+  if (ref.kind === 'group') return ref.name.startsWith('group ');
+  if (ref.kind === 'stream') return true;
   if (ref.kind !== 'path' || device.kind !== 'pci' || ref.segment !== device.segment) return false;
   const last = ref.path.at(-1);
   if (last === undefined || device.rid >> 8 === ref.startBus) return false;

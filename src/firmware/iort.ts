@@ -66,7 +66,10 @@ export function parseIort(bytes: Uint8Array): IortTable {
     if (node.type === IortNodeType.rmr) readRmrNode(table, node, streams, rmrs, regions, warnings);
   }
   if (rmrs.length > 0 && table.header.revision < 5) {
-    warnings.at(8, `Linux reads RMR nodes from table revision 5 on, this one has ${table.header.revision}`);
+    warnings.at(
+      8,
+      `Linux reads RMR nodes from table revision 5 on (approximate), this one has ${table.header.revision}`,
+    );
   }
   flagOverlaps('RMR', regions, warnings);
   return { kind: 'iort', header: table.header, rmrs, structures, regions, warnings: warnings.list() };

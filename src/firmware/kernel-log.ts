@@ -79,6 +79,14 @@ const RULES: readonly Rule[] = [
     new RegExp(String.raw`identity map for (?:HW passthrough )?device ${DEVICE} ?${RANGE}`, 'gi'),
     (log, m) => log.identity(m),
   ],
+  [
+    'identity map',
+    new RegExp(
+      String.raw`${DEVICE}: (?:DMAR: )?(?:Setting|Ignoring) identity map (?:for HW passthrough )?${RANGE}`,
+      'gi',
+    ),
+    (log, m) => log.identity(m),
+  ],
   ['0-16MiB', /Prepare 0-16MiB unity mapping for LPC/g, (log) => log.set('lpcWorkaround')],
   ['No RMRR found', /No RMRR found/g, (log) => log.set('noRmrr')],
   [
@@ -189,7 +197,7 @@ class LogState {
     const { text } = this.#record;
     if (this.#known > this.#before) return;
     if (this.#cut) this.odd('RMRR line is cut off inside its limit, not read');
-    else if (/RMRR base:|Setting identity map for device|bad RMRR|cover this RMRR/.test(text))
+    else if (/RMRR base:|Setting identity map|bad RMRR|cover this RMRR/.test(text))
       this.odd('record is cut off or damaged, not read');
   }
 

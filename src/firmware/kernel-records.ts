@@ -19,6 +19,8 @@ const MAX_LINE = 2048;
 /** A record of the kernel is seldom wrapped into more lines than this. */
 const MAX_WRAPS = 4;
 
+/** What `dmesg --color` puts around its columns. */
+const COLOUR = /\u001b\[[0-9;]{0,16}m/g;
 const QUOTE = /^[ \t]*(?:[>|][ \t]?)+/;
 const PREFIXES: readonly RegExp[] = [
   /^(?:<\d{1,3}>)?\[[ <+]*\d+[.,]\d+>?\]/, // [    1.234567], [  +0,000002], <6>[ 1.2]
@@ -62,7 +64,8 @@ export function kernelRecords(text: string, warnings: WarningList): KernelRecord
 
 function clean(line: string): string {
   const cut = line.length > MAX_LINE ? line.slice(0, MAX_LINE) : line;
-  return cut.replace(QUOTE, '').trimEnd();
+  const plain = cut.includes('\u001b') ? cut.replace(COLOUR, '') : cut;
+  return plain.replace(QUOTE, '').trimEnd();
 }
 
 function startsRecord(indented: string): boolean {

@@ -17,7 +17,7 @@ export interface EraSpan {
   readonly sample: KernelVersion;
 }
 
-/** All eras in order. Edges that were not read in source code: 4.1 (display exemption) and 6.6. */
+/** All eras in order. Approximate edges, not read in source code: 4.1 (display exemption) and 6.6. */
 export const KERNEL_ERAS: readonly EraSpan[] = [
   { era: 'none', kernels: 'before 3.17', sample: { major: 3, minor: 16 } },
   { era: 'usb', kernels: '3.17 to 4.0', sample: { major: 3, minor: 18 } },

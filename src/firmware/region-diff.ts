@@ -66,7 +66,7 @@ function explain(
     return 'the other source lists a neighbouring range: the two disagree about an end, or the text has a typo';
   }
   if (missing === 'sysfs') {
-    return 'no group lists it: its scope resolves to no device, the device is absent, or the kernel did not read the table';
+    return 'no group that was read lists it: its scope resolves to no device, the device is absent, or the kernel did not read the table';
   }
   if (missing === 'dmesg') return 'the log does not mention it: it may be cut off, or from a kernel without such lines';
   return 'not in the table: added by Linux, by another table, or by a kernel option';

@@ -1,8 +1,9 @@
 // The report on reserved host memory: regions of all sources, resolved on the topology at hand; a verdict, RESV_MEM list
 // and remedies per device; components; holes. Pure: data in, data out. Ranges have INCLUSIVE ends.
 import type { AddressRange } from '../base/ranges.ts';
-import { overlaps, rangeSize } from '../base/ranges.ts';
+import { rangeSize } from '../base/ranges.ts';
 import type { ReservedRegion } from '../base/reserved.ts';
+import { sysfsArch } from './any-source.ts';
 import type { DeviceRef } from './device-ref.ts';
 import { compareNames, formatDevice, parseDeviceName, refMayName, refNames } from './device-ref.ts';
 import type { Eligibility, GroupMember } from './eligibility.ts';
@@ -12,7 +13,7 @@ import { guestHoles } from './holes.ts';
 import type { KernelVersion } from './kernel-version.ts';
 import { KERNEL_ERAS, NEWEST_KERNEL, eraOf } from './kernel-version.ts';
 import type { HostRegion, Platform } from './region.ts';
-import { X86_MSI_WINDOW, isFirmwareMemory } from './region.ts';
+import { isFirmwareMemory } from './region.ts';
 import { remediesFor } from './remedies.ts';
 import type { ReportDevice, ReportInput, RmrrReport } from './report-types.ts';
 import type { ResvMem, ResvMemOptions } from './resv-mem.ts';
@@ -90,9 +91,7 @@ function platformOf(input: ReportInput): Platform {
   const all = input.sources.flatMap((source) => source.regions);
   if (all.some((r) => r.type === 'reserved' && r.base === HYPERTRANSPORT.start && r.limit === HYPERTRANSPORT.end))
     return 'amd';
-  const msi = all.filter((region) => region.type === 'msi');
-  const onX86 = msi.some((r) => r.base <= r.limit && overlaps({ start: r.base, end: r.limit }, X86_MSI_WINDOW));
-  return msi.length > 0 && !onX86 ? 'arm' : 'intel';
+  return sysfsArch(all) === 'arm' ? 'arm' : 'intel';
 }
 
 function resolveAll(
@@ -258,8 +257,7 @@ function withEvidence(
       (region.devices.length === 0 || region.devices.some((ref) => refMayName(ref, device))),
   );
   if (doubt === undefined || context.byName?.has(name) === true) return verdict;
-  const what =
-    doubt.devices.length === 0 ? 'names no device' : 'names a path through bridges that only the host can resolve';
+  const what = doubt.devices.length === 0 ? 'names no device' : 'names what only the host can resolve to a device';
   return { ...verdict, verdict: 'unknown', why: `a region (${doubt.where}) ${what}: it may be this one` };
 }
 

@@ -1,4 +1,4 @@
-// From host regions to what a virtio-iommu endpoint reports (RESV_MEM properties of PROBE) [5.13.6.7.2].
+// From host regions to what a virtio-iommu endpoint reports (RESV_MEM properties of PROBE) [5.13.6.8.1.2].
 // Regions of an endpoint are those of its whole IOMMU group. Ranges are bigint with INCLUSIVE ends.
 import type { AddressRange } from '../base/ranges.ts';
 import { checkRange, cutRanges, mergeRanges, overlaps, rangeSize, roundOutward } from '../base/ranges.ts';
@@ -74,7 +74,7 @@ export function toResvMem(regions: readonly HostRegion[], options: ResvMemOption
   for (const range of checked.msi) all.push({ ...range, kind: 'msi' });
   const normal = normaliseReserved(all, { granule, inputRange, name });
   const reserved = fit(normal, checked);
-  // [5.13.6.7.2] Linux computes end - start + 1 and answers EOVERFLOW for the whole address space.
+  // [5.13.6.8.1.2] Linux computes end - start + 1 and answers EOVERFLOW for the whole address space.
   if (reserved.some((region) => region.start === 0n && region.end === U64_MAX)) {
     throw new RangeError(`${name} cover all of [0x0, 0xffffffffffffffff]: nothing is left to map`);
   }

@@ -1,7 +1,7 @@
 // Reads what the reserved-memory report needs of a Linux host: /sys (IOMMU groups, PCI functions, ACPI tables) and /proc.
 // Node only. Never writes. Works on a copy of /sys as well: links may dangle there, attributes may be missing.
 import { closeSync, existsSync, openSync, readFileSync, readSync, readdirSync, readlinkSync, statSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { SysfsDevice, SysfsGroup, SysfsSnapshot } from '../firmware/sysfs.ts';
 
 /** Where the host's file systems are; a test or a copy gives its own. */
@@ -74,6 +74,11 @@ export function readSysfs(root: string): SysfsSnapshot {
   const devices = [...paths].map(([name, path]) => readDevice(name, path, groupOf.get(name), childBus.get(name)));
   devices.sort((a, b) => (a.name < b.name ? -1 : 1));
   return { devices, groups };
+}
+
+/** Members of the group whose `reserved_regions` file this is, from the `devices` directory beside it; empty without one. */
+export function groupMembers(reservedRegionsFile: string): string[] {
+  return entries(join(dirname(reservedRegionsFile), 'devices')).sort();
 }
 
 function groupDirectory(base: string): string | undefined {
