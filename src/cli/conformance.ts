@@ -12,6 +12,13 @@ import { CliError } from './errors.ts';
 /** Largest vector file in bytes. */
 const MAX_FILE_BYTES = 64 * 1024 * 1024;
 
+const EXAMPLES = `
+Examples:
+  $ virtio-iommu conformance vectors/*.json
+  $ virtio-iommu conformance vectors.json --json
+
+Exit status: 0 every case passes, 1 one does not, 2 usage or a file that is not in the format (no case runs then).`;
+
 /** Options of the command. */
 export interface ConformanceOptions {
   readonly json?: boolean;
@@ -29,6 +36,7 @@ export function conformanceCommand(): Command {
     .argument('[files...]', 'vector files (JSON)')
     .option('--json', 'print {"cases", "passed", "failed": [{"id", "why"}]} and nothing else')
     .option('--verbose', 'list the cases that pass, too')
+    .addHelpText('after', EXAMPLES)
     .action((files: string[], options: ConformanceOptions) => {
       const { text, exitCode } = conformance(files, options);
       process.stdout.write(text);

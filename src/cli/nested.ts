@@ -1,4 +1,5 @@
 // `virtio-iommu nested`: the main job. Thin: runs rows of src/testing/lab and prints them.
+import type { ReservedRegion } from '../base/reserved.ts';
 import { Command, Option } from 'commander';
 import { fileURLToPath } from 'node:url';
 import type { Policy } from '../coalesce/planner.ts';
@@ -14,6 +15,7 @@ import type { L2Row } from './nested-rows.ts';
 import { DEFAULT_LIMIT, DEFAULT_ROWS, SHIPPED_TRACES } from './nested-rows.ts';
 import type { Row } from './nested-table.ts';
 import { judgeL2, judgeTrace, printRows } from './nested-table.ts';
+import { readReserved } from './nested-rmrr.ts';
 import { policyOption } from './policy-option.ts';
 import { Progress } from './progress.ts';
 import { formatSize, integerArgument, parseSize } from './sizes.ts';
@@ -26,6 +28,8 @@ interface NestedOptions {
   readonly policy: Policy;
   readonly limit: number;
   readonly seed: number;
+  readonly rmrr?: string;
+  readonly relaxable?: 'report' | 'omit';
   readonly json?: true;
 }
 
@@ -34,6 +38,7 @@ Examples:
   $ virtio-iommu nested
   $ virtio-iommu nested --l2-ram 4G --pattern scattered --page 2m
   $ virtio-iommu nested --l2-ram 256M --pattern scattered --json
+  $ virtio-iommu nested --l2-ram 4G --rmrr DMAR.aml
 
 Exit status: 0 all well, 1 a refusal that was not expected or a check that failed, 2 usage.`;
 
@@ -60,6 +65,15 @@ export function nestedCommand(): Command {
         .default(DEFAULT_LIMIT),
     )
     .addOption(new Option('--seed <n>', 'seed of the layout').argParser(integerArgument(0, 2 ** 32 - 1)).default(1))
+    .option(
+      '--rmrr <file>',
+      'reserved memory of the passed device: DMAR, IVRS or IORT table, reserved_regions, or kernel log',
+    )
+    .addOption(
+      new Option('--relaxable <how>', 'what becomes of relaxable regions of --rmrr')
+        .choices(['report', 'omit'])
+        .default('report'),
+    )
     .option('--json', 'print JSON: {"rows": […]}, or one object for a single L2')
     .addHelpText('after', EXAMPLES)
     .action(async (options: NestedOptions) => {
@@ -69,10 +83,11 @@ export function nestedCommand(): Command {
 
 async function run(options: NestedOptions): Promise<number> {
   const single = options.l2Ram !== undefined || options.pattern !== undefined || options.page !== undefined;
+  const reserved = options.rmrr === undefined ? undefined : await readReserved(options.rmrr, options.relaxable);
   const progress = new Progress(options.json !== true);
   const rows: Row[] = [];
   if (!single) for (const name of SHIPPED_TRACES) rows.push(await runTrace(name, options, progress));
-  for (const row of single ? [singleRow(options)] : DEFAULT_ROWS) rows.push(runL2(row, options, progress));
+  for (const row of single ? [singleRow(options)] : DEFAULT_ROWS) rows.push(runL2(row, options, progress, reserved));
   progress.clear();
   if (options.json !== true) printRows(rows, options.policy, options.kernel);
   else process.stdout.write(`${JSON.stringify(single ? toJson(rows[0]!) : { rows: rows.map(toJson) })}\n`);
@@ -90,7 +105,12 @@ function singleRow(options: NestedOptions): L2Row {
   return { l2Bytes: l2Ram, pattern, page, refused: 0 };
 }
 
-function runL2(row: L2Row, options: NestedOptions, progress: Progress): Row {
+function runL2(
+  row: L2Row,
+  options: NestedOptions,
+  progress: Progress,
+  reserved: readonly ReservedRegion[] | undefined,
+): Row {
   const name = `L2 ${formatSize(row.l2Bytes)} ${row.pattern} ${row.page}`;
   let result: NestedResult;
   try {
@@ -100,13 +120,15 @@ function runL2(row: L2Row, options: NestedOptions, progress: Progress): Row {
       policy: options.policy,
       limit: options.limit,
       seed: options.seed,
+      ...(reserved === undefined ? {} : { reserved }),
       progress: (step) => progress.show(`${name}: ${step}`),
       clock: () => performance.now(),
     });
   } catch (error) {
     throw error instanceof RangeError ? new CliError(error.message) : error;
   }
-  return judgeL2(name, result, options.limit === DEFAULT_LIMIT && options.kernel === '6.12' ? row.refused : 0);
+  const asPlanned = reserved === undefined && options.limit === DEFAULT_LIMIT && options.kernel === '6.12';
+  return judgeL2(name, result, asPlanned ? row.refused : 0);
 }
 
 async function runTrace(file: string, options: NestedOptions, progress: Progress): Promise<Row> {

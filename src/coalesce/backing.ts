@@ -48,7 +48,7 @@ export class Backing {
 
   /**
    * Appends to `batch` one map operation for each backed piece of the mapping [iova, iova + pages) -> gpa;
-   * returns how many. Space without memory is left out: it is installed when memory comes (see mirror-memory.ts).
+   * returns how many. Space without memory is left out: it is installed when memory comes (see iommu/memory-link.ts).
    */
   appendPieces(batch: HostBatch, iova: number, pages: number, gpa: number, rights: number): number {
     const { table } = this;

@@ -109,6 +109,7 @@ export class ContextMirror {
       if (!mayRestore) this.block('switch', refused, NONE);
       return refused;
     }
+    this.source = undefined;
     const errno = this.#install(next);
     if (errno === 0) {
       this.#become(next);
@@ -118,7 +119,6 @@ export class ContextMirror {
     if (emptied === 0 && former !== undefined && this.#install(former) === 0) {
       this.#become(former);
     } else if (former === undefined && emptied === 0 && mayRestore) {
-      this.source = undefined;
       this.blockedBy = 'no entries';
     } else {
       this.block('switch', errno, NONE);
@@ -126,11 +126,14 @@ export class ContextMirror {
     return errno;
   }
 
-  /** Blocks the context on purpose (its guest state gives it nothing); failures escalate as in {@link block}. */
+  /** Blocks the context on purpose (its guest state gives it nothing); a refusal escalates and is told as in {@link block}. */
   quiesce(): void {
     if (this.source === undefined && this.blockedBy !== 'nothing') return;
     this.source = undefined;
-    this.#stop();
+    const errno = this.#stop();
+    if (errno === 0) return;
+    this.blocks++;
+    this.#observer.blocked(this, 'UNMAP_ALL', errno, NONE);
   }
 
   /** Blocks the context because `operation` failed, and tells the observer. */
@@ -180,7 +183,7 @@ export class ContextMirror {
   }
 
   #admit(next: MirrorSource): number {
-    const need = measure(next, this.backing, this.#undo);
+    const need = measure(next, this.backing, this.#undo, this.context.limits.entryLimit);
     if (need.entries > this.context.limits.entryLimit) return Errno.ENOSPC;
     return need.pages > this.pageCap ? Errno.ENOMEM : 0;
   }
@@ -209,8 +212,8 @@ export class ContextMirror {
     return errno;
   }
 
-  /** Stops all DMA by the mildest means that the host grants. */
-  #stop(): void {
+  /** Stops all DMA by the mildest means that the host grants; returns 0, or the errno with which it kept the entries. */
+  #stop(): number {
     const errno = this.#empty();
     if (errno === 0) this.blockedBy = 'no entries';
     else if (this.context.clearBusMaster() === 0) this.blockedBy = 'bus master';
@@ -219,6 +222,7 @@ export class ContextMirror {
       this.blockedBy = 'fatal';
       this.#observer.fatal(this, errno);
     }
+    return errno;
   }
 
   #record(batch: HostBatch, i: number): void {

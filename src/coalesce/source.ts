@@ -42,15 +42,30 @@ export class DomainSource implements MirrorSource {
   }
 }
 
-/** All backed guest memory at IOVA = GPA, except `holes` (sorted, disjoint, half-open page ranges). */
+/** Pages [start, end). */
+export interface PageRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** All backed guest memory at IOVA = GPA, except `holes`: sorted, disjoint; one of length 0 only cuts an entry in two. */
 export class BypassSource implements MirrorSource {
   readonly kind = 'bypass';
   readonly #backing: Backing;
-  readonly #holes: readonly { readonly start: number; readonly end: number }[];
+  readonly #holes: readonly PageRange[];
 
-  constructor(backing: Backing, holes: readonly { readonly start: number; readonly end: number }[]) {
+  constructor(backing: Backing, holes: readonly PageRange[]) {
     this.#backing = backing;
     this.#holes = holes;
+  }
+
+  /** True when `holes` are those of this source. */
+  hasHoles(holes: readonly PageRange[]): boolean {
+    const own = this.#holes;
+    return (
+      own.length === holes.length &&
+      own.every(({ start, end }, i) => start === holes[i]!.start && end === holes[i]!.end)
+    );
   }
 
   walk(sink: PieceSink): void {
@@ -69,11 +84,12 @@ export class BypassSource implements MirrorSource {
   }
 }
 
-/** Number of entries and of RAM pages that installing `source` takes. */
+/** Number of entries and of RAM pages that installing `source` takes; counting stops above `most` entries. */
 export function measure(
   source: MirrorSource,
   backing: Backing,
   scratch: HostBatch,
+  most: number,
 ): { entries: number; pages: number } {
   let entries = 0;
   let pages = 0;
@@ -81,7 +97,7 @@ export function measure(
     scratch.clear();
     entries += backing.appendPieces(scratch, iova, count, gpa, rights);
     pages += backing.ramPagesIn(gpa, count, rights);
-    return true;
+    return entries <= most;
   });
   return { entries, pages };
 }

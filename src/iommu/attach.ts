@@ -4,6 +4,7 @@ import * as abi from '../wire/abi.ts';
 import type { RequestRecord } from '../wire/request.ts';
 import type { Domain } from './domain.ts';
 import type { Endpoint } from './endpoint.ts';
+import { reportDomainCap } from './refusal.ts';
 import { settleForAttach } from './settle.ts';
 import type { IommuState } from './state.ts';
 import { statusOfErrno } from './status.ts';
@@ -39,7 +40,10 @@ export function processAttach(state: IommuState, request: RequestRecord): number
 // [5.13.6.3] T-ATT-1: an unknown domain is created by ATTACH.
 function attachToNew(state: IommuState, endpoint: Endpoint, id: number, bypass: boolean): number {
   const leavesEmpty = endpoint.domain?.endpoints.size === 1 ? 1 : 0;
-  if (state.domains.size - leavesEmpty >= state.options.maxDomains) return abi.VIRTIO_IOMMU_S_NOMEM;
+  if (state.domains.size - leavesEmpty >= state.options.maxDomains) {
+    reportDomainCap(state, endpoint, id);
+    return abi.VIRTIO_IOMMU_S_NOMEM;
+  }
   const domain = state.makeDomain(id, bypass);
   const status = move(state, endpoint, domain);
   if (status === abi.VIRTIO_IOMMU_S_OK) state.domains.set(id, domain);
@@ -53,18 +57,9 @@ function attachToNew(state: IommuState, endpoint: Endpoint, id: number, bypass: 
 function move(state: IommuState, endpoint: Endpoint, to: Domain): number {
   const from = endpoint.domain;
   const errno = settleForAttach(state, endpoint, to);
-  if (errno !== 0) {
-    refreshBoth(state, from, to);
-    return statusOfErrno(errno);
-  }
+  if (errno !== 0) return statusOfErrno(errno);
   endpoint.domain = to;
   to.add(endpoint);
   if (from?.remove(endpoint) === true) state.dropDomain(from);
-  refreshBoth(state, from, to);
   return abi.VIRTIO_IOMMU_S_OK;
-}
-
-function refreshBoth(state: IommuState, from: Domain | undefined, to: Domain): void {
-  if (from !== undefined) state.groups.refreshMirrors(from);
-  state.groups.refreshMirrors(to);
 }

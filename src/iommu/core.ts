@@ -15,7 +15,7 @@ import { reportFault } from './fault-report.ts';
 import { groupObserver } from './group-observer.ts';
 import { MemoryLink } from './memory-link.ts';
 import type { IommuOptions, ResolvedOptions } from './options.ts';
-import { resolveOptions } from './options.ts';
+import { FEATURES, resolveOptions } from './options.ts';
 import { settleEndpoint } from './settle.ts';
 import { IommuState } from './state.ts';
 import type { IommuStats } from './stats.ts';
@@ -41,7 +41,10 @@ export interface AccessFault {
 export type TranslateResult =
   { readonly ok: true; readonly pieces: readonly AccessPiece[] } | { readonly ok: false; readonly fault: AccessFault };
 
-/** The queue-less virtio-iommu. Not reentrant: event listeners must not change it. */
+/**
+ * The queue-less virtio-iommu. Not reentrant: event listeners and observers of its host must not change it, such a call
+ * throws an Error. What a driver does in such a moment (`driverReset`, `driverFeatures`, `driverBypass`) waits instead.
+ */
 export class IommuCore {
   /** For the rooms of this package; not part of the public interface. */
   readonly state: IommuState;
@@ -52,6 +55,9 @@ export class IommuCore {
   readonly #scratch = new Translation();
   #busy = false;
   #closed = false;
+  #resetWaits = false;
+  #featuresWait: bigint | undefined = undefined;
+  #bypassWaits: number | undefined = undefined;
 
   /**
    * @param memory guest memory; regions with `hva` are what host contexts can be given.
@@ -59,6 +65,7 @@ export class IommuCore {
    */
   constructor(memory: GuestMemory, options: IommuOptions = {}) {
     const resolved: ResolvedOptions = resolveOptions(options);
+    checkMemory(memory);
     const geometry = geometryOf(
       resolved.pageSizeMask,
       resolved.inputRange,
@@ -73,7 +80,7 @@ export class IommuCore {
     );
     this.#endpoints = new Endpoints(this.state);
     this.#direct = new DirectRequests(this.state);
-    this.#disconnect = new MemoryLink(this.state, (operation) => this.assertIdle(operation)).connect(memory);
+    this.#disconnect = new MemoryLink(this.state, this).connect(memory);
   }
 
   /** Subscribes to events; returns the function that ends it. */
@@ -82,18 +89,17 @@ export class IommuCore {
   }
 
   /**
-   * Adds an endpoint; `running` when the driver has read the configuration, so that it must fit what is there.
+   * Adds an endpoint; `running` when the driver has read the configuration, so that it must fit what is there. A core
+   * that has domains is running in any case.
    * @throws TypeError or RangeError that names what is wrong, before anything changes.
    */
-  addEndpoint(init: EndpointInit, running = this.state.domains.size > 0): void {
-    this.assertIdle('addEndpoint');
-    this.#endpoints.add(init, running);
+  addEndpoint(init: EndpointInit, running = false): void {
+    this.#work('addEndpoint', () => this.#endpoints.add(init, running || this.state.domains.size > 0));
   }
 
   /** Removes an endpoint; its last domain ends with it. @throws RangeError when `id` is not an endpoint. */
   removeEndpoint(id: number): void {
-    this.assertIdle('removeEndpoint');
-    this.#endpoints.remove(id);
+    this.#work('removeEndpoint', () => this.#endpoints.remove(id));
   }
 
   /** The reserved regions that an endpoint reports: normalised, inclusive ends. @throws RangeError for an unknown id. */
@@ -138,7 +144,7 @@ export class IommuCore {
     for (let i = 0; i < out.count; i++) {
       pieces.push({
         kind: out.kind[i] === PieceKind.msi ? 'msi' : 'memory',
-        gpa: this.state.granule.addressOf(out.granule[i]!) + BigInt(out.offset[i]!),
+        gpa: this.state.unit.addressOf(out.unit[i]!) + BigInt(out.offset[i]!),
         length: out.length[i]!,
       });
     }
@@ -177,25 +183,35 @@ export class IommuCore {
   /**
    * Carries out one request given as bytes and writes the reply into `writable`; returns the used length.
    * For embedders with rings of their own; features are those of {@link setFeatures}.
+   * @throws TypeError that names the argument.
    */
   request(readable: Uint8Array, writable: Uint8Array): number {
-    let used = 0;
-    this.run('request', () => (used = this.#direct.handle(readable, writable)));
-    return used;
+    checkBytes('readable', readable);
+    checkBytes('writable', writable);
+    this.enter('request');
+    try {
+      return this.#direct.handle(readable, writable);
+    } finally {
+      this.leave();
+    }
   }
 
   /** Takes over the features that the driver accepted; bits that are not offered are dropped. */
   setFeatures(features: bigint): void {
-    this.assertIdle('setFeatures');
-    this.state.setNegotiated(checkBigint('features', features, 0n, U64_MAX));
-    this.settleAll('features');
+    checkBigint('features', features, 0n, U64_MAX);
+    this.#work('setFeatures', () => {
+      this.state.setNegotiated(features);
+      this.#settleAll('features');
+    });
   }
 
   /** Sets config.bypass (0 or 1): endpoints without a domain are in bypass, or reach nothing. */
   setBypass(bypass: number): void {
-    this.assertIdle('setBypass');
-    this.state.bypass = checkInteger('bypass', bypass, 0, 1);
-    this.settleAll('bypass');
+    checkInteger('bypass', bypass, 0, 1);
+    this.#work('setBypass', () => {
+      this.state.bypass = bypass;
+      this.#settleAll('bypass');
+    });
   }
 
   /**
@@ -203,18 +219,46 @@ export class IommuCore {
    * D-CFG-4: config.bypass stays.
    */
   reset(): void {
-    this.assertIdle('reset');
-    this.state.counters.deviceResets++;
-    this.#detachAll();
+    this.#work('reset', () => {
+      this.state.counters.deviceResets++;
+      this.#detachAll();
+    });
   }
 
   /** System reset: a device reset after which config.bypass has its initial value (D-CFG-4) and fatal blocks end. */
   systemReset(): void {
-    this.assertIdle('systemReset');
-    this.state.counters.systemResets++;
-    this.state.bypass = this.state.initialBypass;
-    for (const { mirror } of this.state.groups.all) mirror.forgive();
-    this.#detachAll();
+    this.#work('systemReset', () => {
+      this.state.counters.systemResets++;
+      this.state.bypass = this.state.initialBypass;
+      for (const { mirror } of this.state.groups.all) mirror.forgive();
+      this.#detachAll();
+    });
+  }
+
+  /** {@link reset} by the driver: never throws, waits for the work at hand, ignored after close. */
+  driverReset(): void {
+    this.#featuresWait = undefined;
+    if (this.#busy) this.#resetWaits = true;
+    else if (!this.#closed) this.reset();
+  }
+
+  /** {@link setFeatures} by the driver, as {@link driverReset}; false after close. */
+  driverFeatures(features: bigint): boolean {
+    if (this.#busy) this.#featuresWait = features;
+    else if (!this.#closed) this.setFeatures(features);
+    return !this.#closed;
+  }
+
+  /** {@link setBypass} by the driver, as {@link driverReset}; ignored unless BYPASS_CONFIG is negotiated (DRV-CFG-1). */
+  driverBypass(bypass: number): void {
+    if (this.#closed || !this.#bypassConfigNegotiated) return;
+    if (this.#busy) this.#bypassWaits = bypass;
+    else this.setBypass(bypass);
+  }
+
+  /** config.bypass as the driver reads it: what it wrote last, also when that still waits. */
+  get shownBypass(): number {
+    return this.#bypassWaits ?? this.state.bypass;
   }
 
   /** A snapshot of all counters. */
@@ -233,25 +277,47 @@ export class IommuCore {
   /** Blocks every host context and lets go of guest memory; contexts are not closed. Later calls throw. */
   close(): void {
     if (this.#closed) return;
-    this.assertIdle('close');
+    this.enter('close');
     this.#closed = true;
-    for (const group of this.state.groups.all) group.mirror.quiesce();
-    this.#disconnect();
-  }
-
-  /** Runs `action` with the device marked busy. @throws Error when it is busy already, or closed. */
-  run(operation: string, action: () => void): void {
-    this.assertIdle(operation);
-    this.#busy = true;
     try {
-      action();
+      for (const group of this.state.groups.all) group.mirror.quiesce();
     } finally {
-      this.#busy = false;
+      this.#disconnect();
+      this.leave();
     }
   }
 
   get busy(): boolean {
     return this.#busy;
+  }
+
+  /**
+   * Begins work that must not be nested; {@link leave} ends it.
+   * @throws Error when there is work already (a call from an event listener), or after close.
+   */
+  enter(operation: string): void {
+    this.assertIdle(operation);
+    this.#busy = true;
+  }
+
+  /** Ends the work, and then carries out what the driver asked for meanwhile. */
+  leave(): void {
+    this.#busy = false;
+    if (this.#closed) return;
+    if (this.#resetWaits) {
+      this.#resetWaits = false;
+      this.reset();
+    }
+    if (this.#featuresWait !== undefined) {
+      const features = this.#featuresWait;
+      this.#featuresWait = undefined;
+      this.setFeatures(features);
+    }
+    if (this.#bypassWaits !== undefined) {
+      const bypass = this.#bypassWaits;
+      this.#bypassWaits = undefined;
+      this.setBypass(bypass);
+    }
   }
 
   /** @throws Error when called from inside a request (an event listener), or after close. */
@@ -260,8 +326,24 @@ export class IommuCore {
     if (this.#closed) throw new Error(`${operation} was called after close`);
   }
 
+  get #bypassConfigNegotiated(): boolean {
+    const { bypassConfigNegotiated, options } = this.state;
+    if (this.#featuresWait !== undefined)
+      return ((this.#featuresWait & options.features) >> BYPASS_CONFIG_BIT) % 2n === 1n;
+    return bypassConfigNegotiated && !this.#resetWaits;
+  }
+
+  #work(operation: string, action: () => void): void {
+    this.enter(operation);
+    try {
+      action();
+    } finally {
+      this.leave();
+    }
+  }
+
   /** Brings all contexts in step after a change that concerns endpoints without a domain. */
-  settleAll(operation: string): void {
+  #settleAll(operation: string): void {
     for (const group of this.state.groups.all) {
       const [member] = group.members;
       if (member !== undefined) settleEndpoint(this.state, member, operation);
@@ -272,10 +354,21 @@ export class IommuCore {
     const { state } = this;
     for (const endpoint of state.endpoints.values()) endpoint.domain = undefined;
     state.setNegotiated(0n);
-    this.settleAll('reset');
+    this.#settleAll('reset');
     for (const domain of [...state.domains.values()]) {
       domain.endpoints.clear();
       state.dropDomain(domain);
     }
   }
+}
+
+const BYPASS_CONFIG_BIT = BigInt(FEATURES.bypassConfig);
+
+function checkMemory(memory: unknown): void {
+  const { observe } = (memory ?? {}) as Partial<GuestMemory>;
+  if (typeof observe !== 'function') throw new TypeError('memory must be a GuestMemory');
+}
+
+function checkBytes(name: string, bytes: unknown): void {
+  if (!(bytes instanceof Uint8Array)) throw new TypeError(`${name} must be a Uint8Array`);
 }

@@ -1,4 +1,4 @@
-// DETACH [5.13.6.4]: takes an endpoint out of its domain. Also the way out for removed endpoints and resets.
+// DETACH [5.13.6.4]: takes an endpoint out of its domain.
 import * as abi from '../wire/abi.ts';
 import type { RequestRecord } from '../wire/request.ts';
 import type { Endpoint } from './endpoint.ts';
@@ -21,11 +21,10 @@ export function processDetach(state: IommuState, request: RequestRecord): number
  * If its host context cannot take the new state it is blocked, never left as it was.
  */
 export function detachEndpoint(state: IommuState, endpoint: Endpoint): void {
-  const { domain, group } = endpoint;
+  const { domain } = endpoint;
   if (domain === undefined) return;
   endpoint.domain = undefined;
   const last = domain.remove(endpoint);
   settleEndpoint(state, endpoint, 'DETACH');
   if (last) state.dropDomain(domain);
-  else if (group !== undefined) state.groups.refreshMirrors(domain);
 }

@@ -10,6 +10,7 @@ import type { ProbeAnswer } from './probe.ts';
 import { processProbe } from './probe.ts';
 import { Segment, UNWRITTEN } from './segment.ts';
 import type { IommuState } from './state.ts';
+import { countStatus } from './stats.ts';
 import { processUnmap } from './unmap.ts';
 
 /** Carries out single requests. */
@@ -42,9 +43,12 @@ export class DirectRequests {
       counters.unwritten++;
       return 0;
     }
-    counters.statuses[status]!++;
+    countStatus(this.#state, this.#request.type, status);
     encodeTail(writable, writable.length - abi.Tail.SIZE, status);
-    return this.#request.type === abi.VIRTIO_IOMMU_T_PROBE ? writable.length : abi.Tail.SIZE;
+    if (this.#request.type === abi.VIRTIO_IOMMU_T_PROBE) return writable.length;
+    // D-RING-4: used length counts from the first writable byte, so those bytes are written too.
+    writable.fill(0, 0, Math.min(abi.Tail.SIZE, writable.length - abi.Tail.SIZE));
+    return abi.Tail.SIZE;
   }
 
   #decide(type: number, writable: Uint8Array): number {

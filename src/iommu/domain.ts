@@ -19,8 +19,9 @@ export class Domain {
   readonly planner: Planner;
   /** Host contexts that mirror this domain now. */
   mirrors: readonly ContextMirror[] = [];
-  /** Reserved regions of all endpoints: no MAP may meet them. */
-  reserved: RangeList = RangeList.EMPTY;
+  #reserved: RangeList = RangeList.EMPTY;
+  /** True when {@link reserved} must be made anew: once for any number of ATTACHes and DETACHes. */
+  #reservedStale = false;
 
   constructor(id: number, bypass: boolean, granulePages: number, planner: Planner) {
     this.id = id;
@@ -32,13 +33,18 @@ export class Domain {
   /** Adds an endpoint and its reserved regions. */
   add(endpoint: Endpoint): void {
     this.endpoints.add(endpoint);
-    this.#mergeReserved();
+    if (this.endpoints.size === 1) {
+      this.#reserved = endpoint.reserved;
+      this.#reservedStale = false;
+    } else if (!this.#reservedStale) {
+      this.#reservedStale = !endpoint.reserved.isInside(this.#reserved);
+    }
   }
 
   /** Removes an endpoint; returns true when it was the last. */
   remove(endpoint: Endpoint): boolean {
     this.endpoints.delete(endpoint);
-    this.#mergeReserved();
+    if (endpoint.reserved.length > 0) this.#reservedStale = true;
     return this.endpoints.size === 0;
   }
 
@@ -50,11 +56,13 @@ export class Domain {
     return false;
   }
 
+  /** Reserved regions of all endpoints: no MAP may meet them. */
+  get reserved(): RangeList {
+    if (this.#reservedStale) this.#mergeReserved();
+    return this.#reserved;
+  }
+
   #mergeReserved(): void {
-    if (this.endpoints.size === 1) {
-      for (const endpoint of this.endpoints) this.reserved = endpoint.reserved;
-      return;
-    }
     const edges: { start: number; end: number; kind: number }[] = [];
     for (const { reserved } of this.endpoints) {
       for (let i = 0; i < reserved.length; i++)
@@ -67,6 +75,7 @@ export class Domain {
       if (last !== undefined && edge.start <= last.end) last.end = Math.max(last.end, edge.end);
       else merged.push(edge);
     }
-    this.reserved = new RangeList(merged);
+    this.#reserved = new RangeList(merged);
+    this.#reservedStale = false;
   }
 }

@@ -8,7 +8,6 @@ import type { ReservedRegion } from '../base/reserved.ts';
 import { checkReservedRegions, normaliseReserved } from '../base/reserved.ts';
 import type { HostContext } from '../host/context.ts';
 import { encodeProperties, probeBytes } from '../wire/reply.ts';
-import { detachEndpoint } from './detach.ts';
 import { Endpoint } from './endpoint.ts';
 import { Granule } from './granule.ts';
 import { DEFAULT_PAGE_SIZE_MASK, checkGranule } from './options.ts';
@@ -63,23 +62,25 @@ export class Endpoints {
   }
 
   /**
-   * Removes an endpoint: it is detached, and its host context keeps nothing that only it needed.
+   * Removes an endpoint: it is detached, and its host context keeps nothing that only it needed. Other members of its
+   * group keep what they have.
    * @throws RangeError when there is no such endpoint.
    */
   remove(id: number): void {
     const state = this.#state;
     const endpoint = state.endpoints.get(checkInteger('id', id, 0, U32_MAX));
     if (endpoint === undefined) throw new RangeError(`id ${id} is not an endpoint`);
-    detachEndpoint(state, endpoint);
     state.endpoints.delete(id);
     this.#inits.delete(id);
-    const { group } = endpoint;
-    if (group === undefined) return;
-    group.removeMember(endpoint);
-    const [other] = group.members;
-    if (other === undefined) state.groups.release(group);
-    else settleEndpoint(state, other, 'endpoint removed');
-    for (const domain of state.domains.values()) state.groups.refreshMirrors(domain);
+    const { group, domain } = endpoint;
+    if (group !== undefined) {
+      group.removeMember(endpoint);
+      const [other] = group.members;
+      if (other === undefined) state.groups.release(group);
+      else settleEndpoint(state, other, 'endpoint removed');
+    }
+    endpoint.domain = undefined;
+    if (domain?.remove(endpoint) === true) state.dropDomain(domain);
   }
 
   #place(each: Report): void {
@@ -109,10 +110,7 @@ function report(state: IommuState, init: EndpointInit, geometry: Geometry): Repo
     [...given, ...holes.map((hole): ReservedRegion => ({ ...hole, kind: 'reserved' }))],
     { granule: 1n << BigInt(granule.shift), inputRange: geometry.inputRange, name },
   );
-  for (const region of regions) {
-    // Linux cannot hold the size of [0, 2^64-1] and would refuse the endpoint.
-    if (region.start === 0n && region.end === U64_MAX) throw new RangeError(`${name} covers the whole address space`);
-  }
+  checkSpans(name, regions);
   const { probeSize, resvOverflow } = state.options;
   if (!state.offers('probe')) return { init, regions, properties: undefined };
   if (probeBytes(regions.length) <= probeSize)
@@ -122,8 +120,9 @@ function report(state: IommuState, init: EndpointInit, geometry: Geometry): Repo
       return { init, regions, properties: undefined };
     case 'merge': {
       const merged = fitRegions(regions, Math.floor(probeSize / probeBytes(1)));
-      if (merged !== undefined) return { init, regions: merged, properties: encodeProperties(merged, probeSize) };
-      break;
+      if (merged === undefined) break;
+      checkSpans(name, merged);
+      return { init, regions: merged, properties: encodeProperties(merged, probeSize) };
     }
     case 'throw':
   }
@@ -132,8 +131,15 @@ function report(state: IommuState, init: EndpointInit, geometry: Geometry): Repo
   );
 }
 
-function checkHost(host: HostContext): void {
-  if (typeof host !== 'object' || typeof host.apply !== 'function') {
+function checkSpans(name: string, regions: readonly ReservedRegion[]): void {
+  for (const region of regions) {
+    // Linux cannot hold the size of [0, 2^64-1] and would refuse the endpoint.
+    if (region.start === 0n && region.end === U64_MAX) throw new RangeError(`${name} covers the whole address space`);
+  }
+}
+
+function checkHost(host: HostContext | null): asserts host is HostContext {
+  if (typeof host !== 'object' || host === null || typeof host.apply !== 'function') {
     throw new TypeError('endpoint.host must be a HostContext');
   }
   if (host.limits.usableRanges.length === 0) throw new RangeError(`endpoint.host ${host.name} has no usable range`);

@@ -23,7 +23,12 @@ export function groupObserver(stateOf: () => IommuState): GroupObserver {
         errno,
         iova: undefined,
       });
-      state.options.onFatal(mirror.context.name, errno);
+      try {
+        state.options.onFatal(mirror.context.name, errno);
+      } catch {
+        // The tables must be brought in step whatever the embedder does.
+        state.events.listenerErrors++;
+      }
     },
     switched(group) {
       const { events } = stateOf();
@@ -31,7 +36,7 @@ export function groupObserver(stateOf: () => IommuState): GroupObserver {
       const to = group.mirror.source?.kind ?? 'blocked';
       events.emit({ type: 'context-switched', context: group.name, endpoints: group.endpointIds, to });
     },
-    differ(group) {
+    differ(group, operation) {
       const state = stateOf();
       state.counters.contextsDiffering++;
       state.events.emit({
@@ -39,7 +44,7 @@ export function groupObserver(stateOf: () => IommuState): GroupObserver {
         context: group.name,
         endpoints: group.endpointIds,
         reason: 'endpoints differ',
-        operation: 'ATTACH',
+        operation,
         errno: 0,
         iova: undefined,
       });

@@ -6,7 +6,7 @@ import { U64_MAX } from '../base/check.ts';
 import type { Backing } from '../coalesce/backing.ts';
 import type { MirrorObserver } from '../coalesce/mirror.ts';
 import { ContextMirror } from '../coalesce/mirror.ts';
-import type { MirrorSource } from '../coalesce/source.ts';
+import type { MirrorSource, PageRange } from '../coalesce/source.ts';
 import { BypassSource } from '../coalesce/source.ts';
 import type { HostContext } from '../host/context.ts';
 import { HOST_PAGE_SHIFT } from '../host/context.ts';
@@ -24,7 +24,11 @@ export class HostGroup {
   differ = false;
   /** Switches that a host refused. */
   failedSwitches = 0;
+  /** The domain whose list of mirrors names this context. */
+  listed: Domain | undefined = undefined;
   #bypass: BypassSource | undefined;
+  /** Members came or went since {@link bypassSource} was made. */
+  #bypassStale = true;
 
   constructor(mirror: ContextMirror) {
     this.mirror = mirror;
@@ -40,17 +44,22 @@ export class HostGroup {
 
   addMember(endpoint: Endpoint): void {
     this.members.add(endpoint);
-    this.#bypass = undefined;
+    this.#bypassStale = true;
   }
 
   removeMember(endpoint: Endpoint): void {
     this.members.delete(endpoint);
-    this.#bypass = undefined;
+    this.#bypassStale = true;
   }
 
   /** All guest memory but the reserved regions of the members and what the host cannot map. */
   get bypassSource(): BypassSource {
-    this.#bypass ??= new BypassSource(this.mirror.backing, this.#holes());
+    if (this.#bypass === undefined || this.#bypassStale) {
+      const holes = this.#holes();
+      // The same object while nothing changes, so that a context in bypass is left alone (I4).
+      if (this.#bypass?.hasHoles(holes) !== true) this.#bypass = new BypassSource(this.mirror.backing, holes);
+      this.#bypassStale = false;
+    }
     return this.#bypass;
   }
 
@@ -60,22 +69,30 @@ export class HostGroup {
     return target === 'bypass' || target.bypass ? this.bypassSource : target.source;
   }
 
-  #holes(): { start: number; end: number }[] {
-    const holes: AddressRange[] = invertRanges(this.mirror.context.limits.usableRanges, { start: 0n, end: U64_MAX });
+  #holes(): PageRange[] {
+    const { usableRanges } = this.mirror.context.limits;
+    const holes: AddressRange[] = invertRanges(usableRanges, { start: 0n, end: U64_MAX });
     for (const member of this.members) holes.push(...member.regions);
     const shift = BigInt(HOST_PAGE_SHIFT);
-    return mergeRanges(holes).map((hole) => ({
+    const pages: PageRange[] = mergeRanges(holes).map((hole) => ({
       start: Number(hole.start >> shift),
       end: Number(hole.end >> shift) + 1,
     }));
+    // A host map must lie inside one usable range: where two of them touch, a hole of length 0 cuts.
+    for (const { start } of usableRanges) {
+      const page = Number(start >> shift);
+      if (page > 0 && !pages.some((hole) => hole.start <= page && page <= hole.end))
+        pages.push({ start: page, end: page });
+    }
+    return pages.sort((a, b) => a.start - b.start);
   }
 }
 
 /** Hears about switches; every call is rare. */
 export interface GroupObserver extends MirrorObserver {
   switched(group: HostGroup): void;
-  /** The members of the group ask for different things; the context is blocked until they agree. */
-  differ(group: HostGroup): void;
+  /** After `operation` the members of the group ask for different things; the context is blocked until they agree. */
+  differ(group: HostGroup, operation: string): void;
 }
 
 /** All groups of a device. */
@@ -109,44 +126,46 @@ export class HostGroups {
     return this.#groups.get(mirror.context);
   }
 
-  /** Forgets a group without members; its context keeps no entries. */
+  /** Forgets a group without members; its context keeps no entries, or is remembered while the host keeps them. */
   release(group: HostGroup): void {
     group.mirror.quiesce();
-    this.#groups.delete(group.mirror.context);
+    list(group, undefined);
+    if (group.mirror.entries.size === 0) this.#groups.delete(group.mirror.context);
   }
 
   /**
-   * Makes a context mirror what `targetOf` says of its members. Returns 0, or the errno of a host that refused; then the
+   * Makes a context mirror what `targetOf` says of its members, because of `operation`, and enters it into the list of
+   * mirrors of its domain. Returns 0, or the errno of a host that refused; then the
    * former state is back when `mayRestore` and the host allows it, and the context is blocked otherwise.
    */
-  settle(group: HostGroup, targetOf: (endpoint: Endpoint) => Target, mayRestore: boolean): number {
+  settle(group: HostGroup, targetOf: (endpoint: Endpoint) => Target, operation: string, mayRestore: boolean): number {
     const { mirror } = group;
     const former = mirror.source;
     const wanted = agree(group, targetOf);
     const source = wanted === 'differ' ? undefined : group.sourceOf(wanted);
-    if (source === former && source !== undefined) {
-      group.differ = false;
-      return 0;
-    }
     let errno = 0;
     if (source === undefined) {
       mirror.quiesce();
-      if (wanted === 'differ' && !group.differ) this.#observer.differ(group);
-    } else {
+      if (wanted === 'differ' && !group.differ) this.#observer.differ(group, operation);
+    } else if (source !== former) {
       errno = mirror.switchTo(source, mayRestore);
       if (errno !== 0) group.failedSwitches++;
     }
-    if (errno === 0) group.differ = wanted === 'differ';
+    if (errno === 0 || !mayRestore) group.differ = wanted === 'differ';
+    if (source !== undefined && mirror.source === source) list(group, typeof wanted === 'string' ? undefined : wanted);
+    else if (mirror.source === undefined) list(group, undefined);
     if (mirror.source !== former) this.#observer.switched(group);
     return errno;
   }
+}
 
-  /** Rewrites which contexts each of `domains` must keep in step. */
-  refreshMirrors(domain: Domain): void {
-    const mirrors: ContextMirror[] = [];
-    for (const { mirror } of this.#groups.values()) if (mirror.source === domain.source) mirrors.push(mirror);
-    domain.mirrors = mirrors;
-  }
+/** Enters a context into the mirrors of `domain` and takes it out of those of the domain that it mirrored before. */
+function list(group: HostGroup, domain: Domain | undefined): void {
+  const { mirror, listed } = group;
+  if (listed === domain) return;
+  if (listed !== undefined) listed.mirrors = listed.mirrors.filter((other) => other !== mirror);
+  if (domain !== undefined) domain.mirrors = [...domain.mirrors, mirror];
+  group.listed = domain;
 }
 
 function agree(group: HostGroup, targetOf: (endpoint: Endpoint) => Target): Target | 'differ' {

@@ -2,7 +2,7 @@
 import * as abi from '../wire/abi.ts';
 import type { RequestRecord } from '../wire/request.ts';
 import type { Domain } from './domain.ts';
-import { reportCapRefusal } from './refusal.ts';
+import { reportMappingCap } from './refusal.ts';
 import type { IommuState } from './state.ts';
 import type { Segment } from './segment.ts';
 import { COMMIT_FIRST, UNWRITTEN } from './segment.ts';
@@ -28,9 +28,11 @@ export function processMap(state: IommuState, request: RequestRecord, segment: S
 
   const { granule } = state;
   const start = granule.numberOf(request.startHigh, request.startLow);
-  const end = granule.numberOf(request.endHigh, request.endLow) + 1;
-  // [5.13.4] T-CFG-2, DRV-OP-4: outside input_range MAP fails (RANGE, spec/decisions.md).
-  if (start < state.inputStart || end > state.inputEnd) return abi.VIRTIO_IOMMU_S_RANGE;
+  const last = granule.numberOf(request.endHigh, request.endLow);
+  // [5.13.4] T-CFG-2, DRV-OP-4: outside input_range MAP fails (RANGE, spec/decisions.md). `last` is compared, not the end:
+  // above 2^53 one more would not be exact.
+  if (start < state.inputStart || last >= state.inputEnd) return abi.VIRTIO_IOMMU_S_RANGE;
+  const end = last + 1;
   // [5.13.6.8.2] D-RES-4: SHOULD reject a MAP that meets a reserved region of any endpoint of the domain (INVAL).
   if (domain.reserved.meets(start, end)) return abi.VIRTIO_IOMMU_S_INVAL;
 
@@ -56,7 +58,7 @@ function processAtCap(state: IommuState, domain: Domain, start: number, end: num
   if (!domain.table.isFree(start, end)) return abi.VIRTIO_IOMMU_S_INVAL;
   if (segment.planned) return COMMIT_FIRST;
   // [5.13.6] T-ST-8: NOMEM is insufficient resources.
-  reportCapRefusal(state, domain, 'MAP', state.granule.addressOf(start));
+  reportMappingCap(state, domain, state.granule.addressOf(start));
   return abi.VIRTIO_IOMMU_S_NOMEM;
 }
 

@@ -9,15 +9,20 @@ import { NONE } from '../intervals/table.ts';
 import type { GuestMemory, MemoryObserver, MemoryRegion } from '../virtio/memory.ts';
 import type { IommuState } from './state.ts';
 
+/** Brackets around work that must not be nested; `enter` throws when there is work already. */
+export interface DeviceWork {
+  enter(operation: string): void;
+  leave(): void;
+}
+
 /** Observes guest memory for one IOMMU. */
 export class MemoryLink implements MemoryObserver {
   readonly #state: IommuState;
-  readonly #assertIdle: (operation: string) => void;
+  readonly #work: DeviceWork;
 
-  /** `assertIdle` throws when the device is in the middle of a request. */
-  constructor(state: IommuState, assertIdle: (operation: string) => void) {
+  constructor(state: IommuState, work: DeviceWork) {
     this.#state = state;
-    this.#assertIdle = assertIdle;
+    this.#work = work;
   }
 
   /** Takes over the regions that are there and follows changes; returns the function that stops that. */
@@ -27,9 +32,26 @@ export class MemoryLink implements MemoryObserver {
   }
 
   added(region: MemoryRegion): void {
-    this.#assertIdle('adding a memory region');
-    const place = placeOf(region);
-    if (place === undefined) return;
+    this.#work.enter('adding a memory region');
+    try {
+      const place = placeOf(region);
+      if (place !== undefined) this.#add(place);
+    } finally {
+      this.#work.leave();
+    }
+  }
+
+  removing(region: MemoryRegion): void {
+    this.#work.enter('removing a memory region');
+    try {
+      const place = placeOf(region);
+      if (place !== undefined) this.#remove(place);
+    } finally {
+      this.#work.leave();
+    }
+  }
+
+  #add(place: Place): void {
     const { backing, groups } = this.#state;
     backing.add(place.gpa, place.pages, place.va, place.flags);
     for (const { mirror } of groups.all) {
@@ -37,10 +59,7 @@ export class MemoryLink implements MemoryObserver {
     }
   }
 
-  removing(region: MemoryRegion): void {
-    this.#assertIdle('removing a memory region');
-    const place = placeOf(region);
-    if (place === undefined) return;
+  #remove(place: Place): void {
     const { backing, groups } = this.#state;
     for (const { mirror } of groups.all) {
       mirror.source?.walk((iova, pages, gpa) => {
@@ -100,11 +119,21 @@ function placeOf(region: MemoryRegion): Place | undefined {
 /** Installs the parts of a source that lie in a new region; a refusal blocks the context, since MAPs were answered OK. */
 function installRegion(mirror: ContextMirror, source: MirrorSource, place: Place): void {
   const { backing } = mirror;
-  const errno = mirror.installPart(source, (batch, iova, pages, gpa, rights) => {
+  const end = place.gpa + place.pages;
+  let ram = mirror.pages;
+  source.walk((_iova, pages, gpa, rights) => {
     const from = Math.max(gpa, place.gpa);
-    const to = Math.min(gpa + pages, place.gpa + place.pages);
-    if (from < to) backing.appendPieces(batch, iova + (from - gpa), to - from, from, rights);
+    const to = Math.min(gpa + pages, end);
+    if (from < to) ram += backing.ramPagesIn(from, to - from, rights);
+    return true;
   });
+  const overCap = ram > mirror.pageCap;
+  const errno = overCap
+    ? Errno.ENOMEM
+    : mirror.installPart(source, (batch, iova, pages, gpa, rights) => {
+        const from = Math.max(gpa, place.gpa);
+        const to = Math.min(gpa + pages, end);
+        if (from < to) backing.appendPieces(batch, iova + (from - gpa), to - from, from, rights);
+      });
   if (errno !== 0) mirror.block('new memory region', errno, NONE);
-  else if (mirror.pages > mirror.pageCap) mirror.block('new memory region', Errno.ENOMEM, NONE);
 }

@@ -126,6 +126,7 @@ export const OPTION_NAMES = [
  * @throws TypeError or RangeError that names the option.
  */
 export function resolveOptions(options: IommuOptions): ResolvedOptions {
+  checkOptions('options', options, OPTION_NAMES);
   const features = resolveFeatures(options.features ?? DEFAULT_FEATURES);
   const pageSizeMask =
     options.pageSizeMask === undefined
@@ -138,7 +139,7 @@ export function resolveOptions(options: IommuOptions): ResolvedOptions {
     features,
     pageSizeMask,
     inputRange: resolveInputRange(options.inputRange, features),
-    domainRange: resolveDomainRange(options.domainRange),
+    domainRange: resolveDomainRange(options.domainRange, features),
     probeSize: checkInteger('probeSize', options.probeSize ?? 512, 0, 0xffff),
     bypass: checkBoolean('bypass', options.bypass ?? true),
     maxMappings: checkInteger('maxMappings', options.maxMappings ?? 32 * 1024 * 1024, 0, 2 ** 31),
@@ -177,14 +178,18 @@ function resolveInputRange(range: AddressRange | undefined, features: bigint): A
   return checked;
 }
 
-function resolveDomainRange(range: { readonly start: number; readonly end: number } | undefined): {
-  readonly start: number;
-  readonly end: number;
-} {
+function resolveDomainRange(
+  range: { readonly start: number; readonly end: number } | undefined,
+  features: bigint,
+): { readonly start: number; readonly end: number } {
   if (range === undefined) return { start: 0, end: U32_MAX };
   checkOptions('domainRange', range, ['start', 'end']);
   const start = checkInteger('domainRange.start', range.start, 0, U32_MAX);
-  return { start, end: checkInteger('domainRange.end', range.end, start, U32_MAX) };
+  const end = checkInteger('domainRange.end', range.end, start, U32_MAX);
+  const offered = (features & (1n << BigInt(FEATURES.domainRange))) !== 0n;
+  // [5.13.4] T-CFG-3: without the feature every value is a valid domain.
+  if (!offered && (start !== 0 || end !== U32_MAX)) throw new RangeError('domainRange needs the feature domainRange');
+  return { start, end };
 }
 
 function checkRate(name: string, value: number): number {

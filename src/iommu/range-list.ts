@@ -41,6 +41,15 @@ export class RangeList {
     return low;
   }
 
+  /** True when each range of this list lies inside one range of `other`, whatever the kinds; O(n log m). */
+  isInside(other: RangeList): boolean {
+    for (let i = 0; i < this.length; i++) {
+      const k = other.seek(this.#start[i]!);
+      if (k === other.length || other.startAt(k) > this.#start[i]! || other.endAt(k) < this.#end[i]!) return false;
+    }
+    return true;
+  }
+
   /** True when [start, end) meets a range. */
   meets(start: number, end: number): boolean {
     if (this.length === 0) return false;

@@ -19,21 +19,43 @@ export function reportMapRefusal(
 ): void {
   state.counters.hostRefusals++;
   state.counters.refused++;
-  tell(state, domain, 'MAP', context, errno, iova);
+  tell(state, domain, context, errno, iova);
 }
 
-/** Tells that a cap of the device refused a MAP or an ATTACH: the guest sees NOMEM. */
-export function reportCapRefusal(state: IommuState, domain: Domain, request: string, iova: bigint): void {
+/** Tells that the cap on mappings refused a MAP: the guest sees NOMEM. */
+export function reportMappingCap(state: IommuState, domain: Domain, iova: bigint): void {
   state.counters.capRefusals++;
   state.counters.refused++;
-  tell(state, domain, request, 'device cap', Errno.ENOMEM, iova);
+  tell(state, domain, DEVICE_CAP, Errno.ENOMEM, iova);
 }
 
-function tell(state: IommuState, domain: Domain, request: string, context: string, errno: number, iova: bigint): void {
+/** Tells that the cap on domains refused an ATTACH: the guest sees NOMEM; there is no address. */
+export function reportDomainCap(state: IommuState, endpoint: Endpoint, domainId: number): void {
+  state.counters.capRefusals++;
+  state.counters.refused++;
   if (state.events.active) {
     state.events.emit({
       type: 'host-refusal',
-      request,
+      request: 'ATTACH',
+      status: statusName(statusOfErrno(Errno.ENOMEM)),
+      context: DEVICE_CAP,
+      errno: Errno.ENOMEM,
+      domain: domainId,
+      endpoint: endpoint.id,
+      iova: undefined,
+    });
+  }
+  state.faults.report(endpoint, abi.VIRTIO_IOMMU_FAULT_R_UNKNOWN, 0, 0, 0);
+}
+
+/** Stands for the name of a host context where a cap of the device refused. */
+const DEVICE_CAP = 'device cap';
+
+function tell(state: IommuState, domain: Domain, context: string, errno: number, iova: bigint): void {
+  if (state.events.active) {
+    state.events.emit({
+      type: 'host-refusal',
+      request: 'MAP',
       status: statusName(statusOfErrno(errno)),
       context,
       errno,

@@ -14,8 +14,7 @@ import type { ProbeAnswer } from './probe.ts';
 import { processProbe } from './probe.ts';
 import { COMMIT_FIRST, Segment, UNWRITTEN } from './segment.ts';
 import type { IommuState } from './state.ts';
-import { REQUEST_NAMES } from './stats.ts';
-import { statusName } from './status.ts';
+import { countStatus } from './stats.ts';
 import { processUnmap } from './unmap.ts';
 
 /** Result of {@link RequestQueue.serve}. */
@@ -29,7 +28,10 @@ export interface RequestQueuePort {
   signal(): void;
 }
 
-/** Takes requests from one virtqueue. Not reentrant. */
+/**
+ * Takes requests from one virtqueue. Not reentrant; an interrupt or an event may reset the queue in the middle of
+ * {@link serve}, which then ends without touching guest memory again.
+ */
 export class RequestQueue {
   readonly #state: IommuState;
   readonly #port: RequestQueuePort;
@@ -40,6 +42,9 @@ export class RequestQueue {
   readonly #view = new DataView(this.#bytes.buffer);
   readonly #tail = new Uint8Array(abi.Tail.SIZE);
   readonly #answer: ProbeAnswer = { status: 0, properties: undefined };
+  #abandoned = false;
+  /** The request at hand was an ATTACH or DETACH, whose cost the guest chooses by the size of its domains. */
+  #heavy = false;
 
   constructor(state: IommuState, port: RequestQueuePort) {
     this.#state = state;
@@ -60,6 +65,7 @@ export class RequestQueue {
         result = Served.more;
         break;
       }
+      if (this.#abandoned) break;
       const popped = queue.pop(this.#chain);
       if (popped === PopResult.empty) break;
       if (popped === PopResult.broken) {
@@ -68,7 +74,8 @@ export class RequestQueue {
       }
       this.#handle();
       if (this.#segment.count === this.#segment.head.length) this.#flush();
-      if (deadline !== Infinity && served % CLOCK_EVERY === CLOCK_EVERY - 1) {
+      if (deadline !== Infinity && (this.#heavy || served % CLOCK_EVERY === CLOCK_EVERY - 1)) {
+        this.#heavy = false;
         this.#flush(); // only the host takes long
         if (now() < deadline) continue;
         result = Served.more;
@@ -78,6 +85,11 @@ export class RequestQueue {
     this.#flush();
     this.#publish();
     return result;
+  }
+
+  /** The queue was reset: its chains are the driver's again, so none is answered, now or later. For good. */
+  abandon(): void {
+    this.#abandoned = true;
   }
 
   /** One request: copied once, decoded, decided, answered or left waiting for the commit. */
@@ -106,11 +118,14 @@ export class RequestQueue {
       if (status === COMMIT_FIRST) {
         state.counters.segmentCuts++;
         this.#flush();
+        if (this.#abandoned) return UNWRITTEN;
         status = process(state, this.#request, segment);
       }
       return status;
     }
     this.#flush();
+    if (this.#abandoned) return UNWRITTEN;
+    this.#heavy = true;
     return type === abi.VIRTIO_IOMMU_T_ATTACH
       ? processAttach(state, this.#request)
       : processDetach(state, this.#request);
@@ -131,18 +146,20 @@ export class RequestQueue {
     if (status === UNWRITTEN) return;
     if (tail < 0 || writableLength !== abi.Tail.SIZE) {
       segment.commit();
+      segment.tail[i] = WRITTEN;
+      if (this.#abandoned) return;
       encodeTail(this.#tail, 0, segment.status[i]);
       // D-RING-4: used length counts from the first writable byte, so those bytes are written too.
       if (writableLength > abi.Tail.SIZE)
         chain.write(0, ZEROES, Math.min(abi.Tail.SIZE, writableLength - abi.Tail.SIZE));
       chain.write(writableLength - abi.Tail.SIZE, this.#tail, abi.Tail.SIZE);
-      segment.tail[i] = WRITTEN;
       this.#flush();
     }
   }
 
   #handleProbe(): void {
     this.#flush();
+    if (this.#abandoned) return;
     const chain = this.#chain;
     const answer = this.#answer;
     const { writableLength } = chain;
@@ -156,45 +173,40 @@ export class RequestQueue {
     // The tail stands in the last 4 bytes; everything before it is written, so the used length is the whole part.
     encodeTail(reply, writableLength - abi.Tail.SIZE, answer.status);
     chain.write(0, reply, writableLength);
-    this.#count(abi.VIRTIO_IOMMU_T_PROBE, answer.status);
     this.#port.queue.push(chain.head, writableLength);
+    countStatus(this.#state, abi.VIRTIO_IOMMU_T_PROBE, answer.status);
   }
 
   /** Commits the segment, then writes its statuses and stages its used entries, in ring order. */
   #flush(): void {
     const segment = this.#segment;
     if (segment.count === 0) return;
-    const { queue, memory } = this.#port;
-    const { counters } = this.#state;
     segment.commit();
-    counters.segments++;
-    for (let i = 0; i < segment.count; i++) {
-      const status = segment.status[i]!;
-      if (status === UNWRITTEN) {
-        counters.unwritten++;
-        queue.push(segment.head[i]!, 0);
-        continue;
-      }
-      this.#count(segment.type[i]!, status);
-      if (segment.tail[i] !== WRITTEN) {
-        encodeTail(this.#tail, 0, status);
-        memory.write(segment.tail[i]!, this.#tail, 0, abi.Tail.SIZE);
-      }
-      queue.push(segment.head[i]!, abi.Tail.SIZE);
-    }
+    this.#state.counters.segments++;
+    for (let i = 0; i < segment.count && !this.#abandoned; i++) this.#reply(i);
     segment.clear();
     this.#publish();
   }
 
-  #count(type: number, status: number): void {
-    this.#state.counters.statuses[status]!++;
-    if (status !== abi.VIRTIO_IOMMU_S_OK && this.#state.events.active) {
-      this.#state.events.emit({ type: 'request', request: REQUEST_NAMES[type]!, status: statusName(status) });
+  #reply(i: number): void {
+    const { queue, memory } = this.#port;
+    const segment = this.#segment;
+    const status = segment.status[i]!;
+    if (status === UNWRITTEN) {
+      this.#state.counters.unwritten++;
+      queue.push(segment.head[i]!, 0);
+      return;
     }
+    if (segment.tail[i] !== WRITTEN) {
+      encodeTail(this.#tail, 0, status);
+      memory.write(segment.tail[i]!, this.#tail, 0, abi.Tail.SIZE);
+    }
+    queue.push(segment.head[i]!, abi.Tail.SIZE);
+    countStatus(this.#state, segment.type[i]!, status);
   }
 
   #publish(): void {
-    if (this.#port.queue.publish()) this.#port.signal();
+    if (!this.#abandoned && this.#port.queue.publish()) this.#port.signal();
   }
 }
 

@@ -29,7 +29,7 @@ function switchGroup(
   const { group } = endpoint;
   if (group === undefined) return 0;
   const { blocks } = group.mirror;
-  const errno = state.groups.settle(group, targetOf, domain !== undefined);
+  const errno = state.groups.settle(group, targetOf, operation, domain !== undefined);
   // A context that was blocked has told every endpoint already.
   if (errno !== 0) reportSwitchRefusal(state, group, operation, errno, domain, endpoint, group.mirror.blocks > blocks);
   return errno;

@@ -36,6 +36,13 @@ export class IommuState {
   readonly faults: FaultReporter = new FaultReporter(this);
   geometry: Geometry;
   granule: Granule;
+  /** What translation counts in: the granule, but at most 4 KiB, so that any address is a number and an exact offset. */
+  unit: Granule;
+  /** Units per granule: a power of two. */
+  unitsPerGranule = 1;
+  /** Units that an access may touch, half-open: below a 4 KiB granule the input range (SIL-17), else all of 64 bits. */
+  unitStart = 0;
+  unitEnd = 0;
   /** Granule numbers that MAP accepts, half-open. */
   inputStart = 0;
   inputEnd = 0;
@@ -55,6 +62,7 @@ export class IommuState {
     this.options = options;
     this.geometry = geometry;
     this.granule = new Granule(geometry.pageSizeMask);
+    this.unit = this.granule;
     this.setGeometry(geometry);
     this.groups = new HostGroups(this.backing, observer, options.maxInstalled);
     this.bypass = this.initialBypass;
@@ -89,6 +97,11 @@ export class IommuState {
     const inside = roundInward(geometry.inputRange, BigInt(this.granule.bytes)) ?? geometry.inputRange;
     this.inputStart = this.granule.numberOfBigint(inside.start);
     this.inputEnd = this.granule.numberOfBigint(inside.end) + 1;
+    const small = this.granule.shift < HOST_PAGE_SHIFT;
+    this.unit = small ? this.granule : new Granule(1n << BigInt(HOST_PAGE_SHIFT));
+    this.unitsPerGranule = this.granule.bytes / this.unit.bytes;
+    this.unitStart = small ? this.inputStart : 0;
+    this.unitEnd = small ? this.inputEnd : this.unit.limit;
   }
 
   /** 4 KiB pages per granule, 0 when the granule is smaller (then no host context can be there). */
@@ -113,7 +126,6 @@ export class IommuState {
   dropDomain(domain: Domain): void {
     this.mappings -= domain.table.size;
     domain.table.clear();
-    domain.mirrors = [];
     this.domains.delete(domain.id);
     if (this.#lastDomain === domain) this.#lastDomain = undefined;
   }

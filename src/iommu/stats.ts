@@ -1,5 +1,6 @@
 // Counters of the device and the snapshot that stats() hands out.
-import { STATUS_NAMES } from './status.ts';
+import type { IommuState } from './state.ts';
+import { STATUS_NAMES, statusName } from './status.ts';
 
 /** Request types by wire value, as counter names; index 0 stands for unknown and unparsable ones. */
 export const REQUEST_NAMES = ['unknown', 'attach', 'detach', 'map', 'unmap', 'probe'] as const;
@@ -35,6 +36,13 @@ export class Counters {
   deviceResets = 0;
   systemResets = 0;
   brokenRings = 0;
+}
+
+/** Counts the answer to a request; one that is not OK is announced as well. */
+export function countStatus(state: IommuState, type: number, status: number): void {
+  state.counters.statuses[status]!++;
+  if (status !== 0 && state.events.active)
+    state.events.emit({ type: 'request', request: REQUEST_NAMES[type]!, status: statusName(status) });
 }
 
 /** Statistics of one host context. */

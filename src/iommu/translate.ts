@@ -1,5 +1,6 @@
 // Translates an access of an emulated device. Hot path: no allocation, no bigint, no side effect (dma-view.ts and
 // core.ts report faults). Decided per access: the endpoint's domain, bypass and rights at this moment count.
+// Counts in units (state.ts): granules, or 4 KiB where the granule is larger, half-open; tables are in granules.
 import { NONE } from '../intervals/table.ts';
 import * as abi from '../wire/abi.ts';
 import type { Domain } from './domain.ts';
@@ -27,18 +28,44 @@ export function translateAccess(
 ): boolean {
   out.count = 0;
   if (endpoint === undefined) return faultAt(out, high, low, abi.VIRTIO_IOMMU_FAULT_R_DOMAIN);
-  const unit = state.granule;
+  const { unit, unitEnd } = state;
   const first = unit.numberOf(high, low);
+  // SIL-17: where addresses are exact only inside the input range, nothing outside it can be reached.
+  if (first < state.unitStart || first >= unitEnd) return faultAt(out, high, low, outsideReason(state, endpoint));
   const offset = unit.offsetOf(high, low);
-  // Bytes are walked as granule number + offset: exact also where the address is beyond 2^53.
+  // The last unit is compared, not the end: above 2^53 one more would not be exact.
   const last = first + Math.floor((offset + length - 1) / unit.bytes);
-  if (last >= unit.limit || !Number.isSafeInteger(last))
-    return faultAt(out, high, low, abi.VIRTIO_IOMMU_FAULT_R_MAPPING);
+  if (last < unitEnd) return translateRange(state, endpoint, first, last + 1, offset, length, write, out);
+  const inside = (unitEnd - first) * unit.bytes - offset;
+  if (!translateRange(state, endpoint, first, unitEnd, offset, inside, write, out)) return false;
+  // Behind the last address of 64 bits no address is left that could be named: the access itself is.
+  if (unitEnd === unit.limit) return faultAt(out, high, low, outsideReason(state, endpoint));
+  return faultInside(state, out, unitEnd, 0, outsideReason(state, endpoint));
+}
+
+function outsideReason(state: IommuState, endpoint: Endpoint): number {
+  const blocked = endpoint.domain === undefined && !state.bypassesUnattached;
+  return blocked ? abi.VIRTIO_IOMMU_FAULT_R_DOMAIN : abi.VIRTIO_IOMMU_FAULT_R_MAPPING;
+}
+
+/** Translates the bytes of units [first, end) that are left after `offset`, `length` of them. */
+function translateRange(
+  state: IommuState,
+  endpoint: Endpoint,
+  first: number,
+  end: number,
+  offset: number,
+  length: number,
+  write: boolean,
+  out: Translation,
+): boolean {
   const { domain, reserved } = endpoint;
-  if (domain !== undefined && !domain.bypass && (reserved.length === 0 || !reserved.meets(first, last + 1))) {
-    return translateMapped(state, domain, first, last, offset, length, write, out);
+  if (domain !== undefined && !domain.bypass) {
+    const scale = state.unitsPerGranule;
+    if (reserved.length === 0 || !reserved.meets(Math.floor(first / scale), Math.ceil(end / scale)))
+      return translateMapped(state, domain, first, end, offset, length, write, out);
   }
-  return translateAround(state, endpoint, first, last, offset, length, write, out);
+  return translateAround(state, endpoint, first, end, offset, length, write, out);
 }
 
 /** No reserved region in the way: one table lookup, then neighbours. */
@@ -46,32 +73,32 @@ function translateMapped(
   state: IommuState,
   domain: Domain,
   first: number,
-  last: number,
+  end: number,
   offset: number,
   length: number,
   write: boolean,
   out: Translation,
 ): boolean {
   const { table } = domain;
-  const unit = state.granule;
+  const { unit, unitsPerGranule: scale } = state;
   // [5.13.6.5.2] D-MAP-6: MUST NOT allow writes without WRITE; reads without READ are refused too (D-MAP-7 is a MAY).
   const right = write ? WRITE : READ;
   let at = first;
   let skip = offset;
   let left = length;
-  let slot = table.find(at);
-  while (at <= last) {
-    if (slot === NONE || table.startAt(slot) > at || (table.flagsAt(slot) & right) === 0) {
-      return faultInside(state, out, at, at === first ? offset : 0, abi.VIRTIO_IOMMU_FAULT_R_MAPPING);
-    }
-    const end = table.endAt(slot);
-    const bytes = Math.min(left, (end - at) * unit.bytes - skip);
+  let slot = table.find(Math.floor(at / scale));
+  while (at < end) {
+    if (slot === NONE || table.startAt(slot) * scale > at || (table.flagsAt(slot) & right) === 0)
+      return faultInside(state, out, at, skip, abi.VIRTIO_IOMMU_FAULT_R_MAPPING);
+    const next = table.endAt(slot) * scale;
+    const bytes = Math.min(left, (next - at) * unit.bytes - skip);
     // T-MAP-1: PA = VA - virt_start + phys_start.
-    out.push(unit, table.valueAt(slot) + (at - table.startAt(slot)), skip, bytes, PieceKind.memory);
+    const target = table.valueAt(slot) * scale + (at - table.startAt(slot) * scale);
+    out.push(unit, target, skip, bytes, PieceKind.memory);
     left -= bytes;
     skip = 0;
-    at = end;
-    if (at <= last) slot = table.next(slot);
+    at = next;
+    if (at < end) slot = table.next(slot);
   }
   return true;
 }
@@ -81,24 +108,25 @@ function translateAround(
   state: IommuState,
   endpoint: Endpoint,
   first: number,
-  last: number,
+  end: number,
   offset: number,
   length: number,
   write: boolean,
   out: Translation,
 ): boolean {
   const { reserved, domain } = endpoint;
-  const unit = state.granule;
+  const { unit, unitsPerGranule: scale } = state;
   const identity = domain === undefined ? state.bypassesUnattached : domain.bypass;
   let at = first;
   let skip = offset;
   let left = length;
-  while (at <= last) {
-    const region = reserved.seek(at);
-    const inside = region < reserved.length && reserved.startAt(region) <= at;
-    const edge = region === reserved.length ? last + 1 : inside ? reserved.endAt(region) : reserved.startAt(region);
-    const end = Math.min(edge, last + 1);
-    const bytes = Math.min(left, (end - at) * unit.bytes - skip);
+  while (at < end) {
+    const region = reserved.seek(Math.floor(at / scale));
+    const inside = region < reserved.length && reserved.startAt(region) * scale <= at;
+    const edge =
+      region === reserved.length ? end : scale * (inside ? reserved.endAt(region) : reserved.startAt(region));
+    const next = Math.min(edge, end);
+    const bytes = Math.min(left, (next - at) * unit.bytes - skip);
     if (inside) {
       // [5.13.6.8] A write to the MSI region is an interrupt and passes untranslated. D-RES-5: nothing else in a
       // reserved region may affect anything but endpoint and driver, also in bypass.
@@ -110,23 +138,20 @@ function translateAround(
     } else if (domain === undefined) {
       // [5.13.6.2] D-OP-5: an endpoint without a domain and not in bypass reaches nothing.
       return faultInside(state, out, at, skip, abi.VIRTIO_IOMMU_FAULT_R_DOMAIN);
-    } else if (!translateMapped(state, domain, at, end - 1, skip, bytes, write, out)) {
+    } else if (!translateMapped(state, domain, at, next, skip, bytes, write, out)) {
       return false;
     }
     left -= bytes;
     skip = 0;
-    at = end;
+    at = next;
   }
   return true;
 }
 
-function faultInside(state: IommuState, out: Translation, granule: number, offset: number, reason: number): boolean {
-  const { shift } = state.granule;
-  // Split granule number and offset into two words without a rounding step.
-  const high =
-    shift >= 32 ? granule * 2 ** (shift - 32) + Math.floor(offset / 2 ** 32) : Math.floor(granule / 2 ** (32 - shift));
-  const low = shift >= 32 ? offset % 2 ** 32 : (granule % 2 ** (32 - shift)) * 2 ** shift + offset;
-  return faultAt(out, high, low, reason);
+function faultInside(state: IommuState, out: Translation, at: number, offset: number, reason: number): boolean {
+  // A unit is at most 4 KiB, so its number splits into two words without a rounding step.
+  const perHigh = 2 ** (32 - state.unit.shift);
+  return faultAt(out, Math.floor(at / perHigh), (at % perHigh) * state.unit.bytes + offset, reason);
 }
 
 function faultAt(out: Translation, high: number, low: number, reason: number): boolean {

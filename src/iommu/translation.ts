@@ -15,8 +15,8 @@ export class Translation {
   length: Float64Array;
   /** {@link PieceKind} of each piece. */
   kind: Uint8Array;
-  /** Exact address of each piece for any value: granule number and offset in the granule. */
-  granule: Float64Array;
+  /** Exact address of each piece for any value: unit number (IommuState.unit) and offset in the unit. */
+  unit: Float64Array;
   offset: Float64Array;
   /** Fault reason on the wire (1 domain, 2 mapping), valid when {@link count} is 0. */
   reason = 0;
@@ -28,15 +28,15 @@ export class Translation {
     this.gpa = new Float64Array(capacity);
     this.length = new Float64Array(capacity);
     this.kind = new Uint8Array(capacity);
-    this.granule = new Float64Array(capacity);
+    this.unit = new Float64Array(capacity);
     this.offset = new Float64Array(capacity);
   }
 
   /** Appends a piece, or lengthens the last one where it goes on. */
-  push(unit: Granule, granule: number, offset: number, length: number, kind: number): void {
-    const gpa = granule * unit.bytes + offset;
+  push(unit: Granule, number: number, offset: number, length: number, kind: number): void {
+    const gpa = number * unit.bytes + offset;
     const last = this.count - 1;
-    if (last >= 0 && this.kind[last] === kind && this.#continues(unit, last, granule, offset)) {
+    if (last >= 0 && this.kind[last] === kind && this.#continues(unit, last, number, offset)) {
       this.length[last]! += length;
       return;
     }
@@ -45,13 +45,13 @@ export class Translation {
     this.gpa[i] = gpa;
     this.length[i] = length;
     this.kind[i] = kind;
-    this.granule[i] = granule;
+    this.unit[i] = number;
     this.offset[i] = offset;
   }
 
-  #continues(unit: Granule, last: number, granule: number, offset: number): boolean {
-    // Exact for any address: only whole granules follow the first piece, so the end of a piece is a granule edge.
-    return offset === 0 && (this.offset[last]! + this.length[last]!) / unit.bytes === granule - this.granule[last]!;
+  #continues(unit: Granule, last: number, number: number, offset: number): boolean {
+    // Exact for any address: only whole units follow the first piece, so the end of a piece is a unit's edge.
+    return offset === 0 && (this.offset[last]! + this.length[last]!) / unit.bytes === number - this.unit[last]!;
   }
 
   #grow(): void {
@@ -63,7 +63,7 @@ export class Translation {
     };
     this.gpa = grown(this.gpa);
     this.length = grown(this.length);
-    this.granule = grown(this.granule);
+    this.unit = grown(this.unit);
     this.offset = grown(this.offset);
     const kind = new Uint8Array(capacity);
     kind.set(this.kind);

@@ -28,6 +28,7 @@ export function processUnmap(state: IommuState, request: RequestRecord, segment:
   const { table } = domain;
   // Nothing lies outside the input range: clip after the exact comparison, so that keys stay exact.
   const first = granule.numberOf(startHigh, startLow);
+  if (first >= state.inputEnd) return abi.VIRTIO_IOMMU_S_OK;
   const last = Math.min(granule.numberOf(endHigh, endLow), state.inputEnd - 1);
   // UNMAP has no alignment rule: an end inside a granule cuts the mapping that holds the granule, if there is one.
   const start = granule.isStart(startHigh, startLow) ? first : first + 1;

@@ -10,7 +10,7 @@ import { encodeConfig } from '../wire/config.ts';
 import { IommuCore } from './core.ts';
 import type { EndpointInit } from './endpoints.ts';
 import type { IommuOptions } from './options.ts';
-import { OPTION_NAMES } from './options.ts';
+import { OPTION_NAMES, resolveOptions } from './options.ts';
 import { RequestQueue, Served } from './request-queue.ts';
 
 /** Options of {@link VirtioIommu}. */
@@ -57,34 +57,53 @@ export class VirtioIommu implements VirtioDeviceModel {
   readonly deviceFeatures: bigint;
   readonly queueMaxSizes: readonly number[];
   readonly configLength = abi.Config.SIZE;
-  readonly #options: VirtioIommuOptions;
+  readonly #defer: VirtioIommuOptions['defer'];
   readonly #budget: number;
   #requests: RequestQueue | undefined;
   #requestQueue: Virtqueue | undefined;
   #running = false;
   #paused = false;
   #pending = false;
-  #resetWanted = false;
   #scheduled = false;
+  /** A ring was found damaged: nothing is served until the driver resets the device. */
+  #damaged = false;
+  #closed = false;
 
-  /** @throws TypeError or RangeError that names the option, before anything is built. */
+  /** @throws TypeError or RangeError that names the option; no memory is observed and no host context changed then. */
   constructor(options: VirtioIommuOptions) {
     checkOptions('options', options, [...OWN_OPTIONS, ...OPTION_NAMES]);
-    if (options.defer !== undefined) checkFunction('defer', options.defer);
-    this.#options = options;
-    this.#budget = checkInteger('hostTimeBudget', options.hostTimeBudget ?? 5, 0, 2 ** 31);
+    const {
+      memory,
+      interrupt,
+      endpoints,
+      requestQueueSize,
+      eventQueueSize,
+      ringFeatures,
+      defer,
+      hostTimeBudget,
+      ...rest
+    } = options;
+    checkInterrupt(interrupt);
+    this.#defer = defer === undefined ? undefined : checkFunction('defer', defer);
+    this.#budget = checkInteger('hostTimeBudget', hostTimeBudget ?? 5, 0, 2 ** 31);
     this.queueMaxSizes = [
-      checkQueueSize('requestQueueSize', options.requestQueueSize ?? 1024),
-      checkQueueSize('eventQueueSize', options.eventQueueSize ?? 64),
+      checkQueueSize('requestQueueSize', requestQueueSize ?? 1024),
+      checkQueueSize('eventQueueSize', eventQueueSize ?? 64),
     ];
-    this.core = new IommuCore(options.memory, options);
-    this.deviceFeatures = this.core.state.options.features;
-    for (const endpoint of options.endpoints ?? []) this.core.addEndpoint(endpoint, false);
+    this.deviceFeatures = resolveOptions(rest).features;
     this.transport = new VirtioDevice(this, {
-      memory: options.memory,
-      interrupt: options.interrupt,
-      ...(options.ringFeatures === undefined ? {} : { ringFeatures: options.ringFeatures }),
+      memory,
+      interrupt,
+      ...(ringFeatures === undefined ? {} : { ringFeatures }),
     });
+    checkArray('endpoints', endpoints ?? []);
+    this.core = new IommuCore(memory, rest);
+    try {
+      for (const endpoint of endpoints ?? []) this.core.addEndpoint(endpoint, false);
+    } catch (error) {
+      this.core.close();
+      throw error;
+    }
   }
 
   /** Adds an endpoint at run time. @throws TypeError or RangeError that names what is wrong, before anything changes. */
@@ -118,10 +137,18 @@ export class VirtioIommu implements VirtioDeviceModel {
     this.transport.configChanged(false);
   }
 
-  /** Resets the device and blocks every host context; later calls throw. The embedder closes its contexts. */
+  /**
+   * Resets the device and blocks every host context. The embedder closes its contexts. Later calls throw, but for a second
+   * close and for what the driver does, which has no effect.
+   * @throws Error from inside a request (an event listener).
+   */
   close(): void {
-    this.transport.writeStatus(0);
+    if (this.#closed) return;
+    this.core.assertIdle('close');
+    this.#closed = true;
+    // In this order, so that no context passes through bypass on its way to blocked.
     this.core.close();
+    this.transport.writeStatus(0);
   }
 
   /** T-CFG-0: the configuration as the driver reads it, also before FEATURES_OK. */
@@ -133,7 +160,7 @@ export class VirtioIommu implements VirtioDeviceModel {
         inputRange: state.geometry.inputRange,
         domainRange: state.options.domainRange,
         probeSize: state.offers('probe') ? state.options.probeSize : 0,
-        bypass: state.offers('bypassConfig') ? state.bypass : 0,
+        bypass: state.offers('bypassConfig') ? this.core.shownBypass : 0,
       },
       into,
     );
@@ -144,13 +171,11 @@ export class VirtioIommu implements VirtioDeviceModel {
     const at = abi.Config.bypass - offset;
     const value = bytes[at];
     // [5.13.4] D-CFG-5: MUST NOT show anything but 0 or 1: other values are ignored (DRV-CFG-2).
-    if (value === undefined || value > 1 || !this.core.state.bypassConfigNegotiated) return;
-    this.core.setBypass(value);
+    if (value !== undefined && value <= 1) this.core.driverBypass(value);
   }
 
   featuresNegotiated(features: bigint): boolean {
-    this.core.setFeatures(features & this.deviceFeatures);
-    return true;
+    return this.core.driverFeatures(features & this.deviceFeatures);
   }
 
   driverReady(queues: readonly Virtqueue[]): void {
@@ -158,11 +183,7 @@ export class VirtioIommu implements VirtioDeviceModel {
     const events = queues[abi.VIRTIO_IOMMU_EVENTQ]!;
     const { memory } = this.core;
     this.#requestQueue = requests;
-    this.#requests = new RequestQueue(this.core.state, {
-      queue: requests,
-      memory,
-      signal: () => this.transport.signalQueue(abi.VIRTIO_IOMMU_REQUESTQ),
-    });
+    this.#requests = this.#makeRequests(requests);
     this.core.state.faults.sink = {
       queue: events,
       memory,
@@ -184,29 +205,36 @@ export class VirtioIommu implements VirtioDeviceModel {
 
   reset(): void {
     this.#running = false;
+    this.#damaged = false;
+    this.#requests?.abandon();
     this.#requests = undefined;
     this.#requestQueue = undefined;
     this.core.state.faults.sink = undefined;
     // A listener may reset the device in the middle of a request: the state follows when the request is done.
-    if (this.core.busy) this.#resetWanted = true;
-    else this.core.reset();
+    this.core.driverReset();
   }
 
-  queueReset(): void {
-    // Chains in flight are forgotten by the queue itself; nothing of them is kept here between two calls.
+  queueReset(queue: number): void {
+    if (queue !== abi.VIRTIO_IOMMU_REQUESTQ || this.#requestQueue === undefined) return;
+    this.#requests?.abandon();
+    this.#requests = this.#makeRequests(this.#requestQueue);
+  }
+
+  #makeRequests(queue: Virtqueue): RequestQueue {
+    return new RequestQueue(this.core.state, {
+      queue,
+      memory: this.core.memory,
+      signal: () => this.transport.signalQueue(abi.VIRTIO_IOMMU_REQUESTQ),
+    });
   }
 
   /** Serves the request queue: one queue length or one time budget at a time. */
   #serve(): void {
     if (this.core.busy) return; // a listener kicked: the loop below finds it
-    if (this.#paused) {
-      this.#pending = true;
-      return;
-    }
-    this.#pending = false;
-    const { defer } = this.#options;
+    const defer = this.#defer;
     for (let round = 0; round < (defer === undefined ? ROUNDS_WITHOUT_DEFER : 1); round++) {
-      if (!this.#serveOnce(defer !== undefined)) return;
+      this.#pending = this.#paused;
+      if (this.#paused || !this.#serveOnce(defer !== undefined)) return;
     }
     if (defer !== undefined) this.#schedule(defer);
     else this.#requestQueue?.armNotification();
@@ -216,15 +244,17 @@ export class VirtioIommu implements VirtioDeviceModel {
   #serveOnce(budgeted: boolean): boolean {
     const requests = this.#requests;
     const queue = this.#requestQueue;
-    if (requests === undefined || queue?.ready !== true) return false;
+    if (requests === undefined || queue?.ready !== true || this.#damaged) return false;
     const deadline = budgeted ? this.core.state.options.now() + this.#budget : Infinity;
-    let served: number = Served.all;
-    this.core.run('serve', () => (served = requests.serve(queue.size, deadline)));
-    if (this.#resetWanted) {
-      this.#resetWanted = false;
-      this.core.reset();
-      return false;
+    let served: number;
+    this.core.enter('serve');
+    try {
+      served = requests.serve(queue.size, deadline);
+    } finally {
+      this.core.leave();
     }
+    // An interrupt or an event reset the device, and may have started it again.
+    if (requests !== this.#requests) return this.#running;
     if (served === Served.broken) {
       this.#broken(abi.VIRTIO_IOMMU_REQUESTQ);
       return false;
@@ -242,6 +272,8 @@ export class VirtioIommu implements VirtioDeviceModel {
   }
 
   #broken(queue: number): void {
+    if (this.#damaged) return;
+    this.#damaged = true;
     // [2.1.2] D-VQ-2: a damaged ring is a fatal error: DEVICE_NEEDS_RESET, and stop.
     const { state } = this.core;
     state.counters.brokenRings++;
@@ -259,4 +291,13 @@ function checkQueueSize(name: string, value: number): number {
   checkInteger(name, value, 1, 32_768);
   if ((value & (value - 1)) !== 0) throw new RangeError(`${name} must be a power of two, got ${value}`);
   return value;
+}
+
+function checkInterrupt(interrupt: Partial<VirtioDeviceOptions['interrupt']> | null | undefined): void {
+  if (typeof interrupt?.queue !== 'function' || typeof interrupt.config !== 'function')
+    throw new TypeError('interrupt must be an object with queue and config');
+}
+
+function checkArray(name: string, value: unknown): void {
+  if (!Array.isArray(value)) throw new TypeError(`${name} must be an array`);
 }

@@ -7,6 +7,8 @@ export const MAX_PART_BYTES = 1 << 24;
 export const MAX_LAYOUT = 32_768;
 /** Most requests of one `repeat`. */
 export const MAX_REPEAT = 1 << 20;
+/** Most cases of one file. */
+export const MAX_CASES = 1 << 16;
 /** Most requests of one file, repetitions counted. */
 export const MAX_REQUESTS = 1 << 23;
 /** Most bytes of buffers of one case. */

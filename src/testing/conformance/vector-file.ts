@@ -6,6 +6,7 @@ import { readOperation } from './read-operation.ts';
 import type { Read } from './read.ts';
 import {
   Fields,
+  MAX_CASES,
   MAX_CASE_BYTES,
   MAX_REQUESTS,
   VectorProblem,
@@ -48,6 +49,7 @@ const PIECE = 16;
 export function readVectorFile(file: string, content: unknown): VectorCase[] {
   if (!Array.isArray(content))
     throw new VectorFileError(file, [`${file}: ${describe(content)} is not a list of cases`]);
+  if (content.length > MAX_CASES) throw new VectorFileError(file, [`${file}: more than ${MAX_CASES} cases`]);
   const problems: string[] = [];
   const cases: VectorCase[] = [];
   let requests = 0;

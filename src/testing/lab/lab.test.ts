@@ -58,10 +58,22 @@ describe('the main job', () => {
     expect(nested({ l2Bytes: 2 ** 25, page: '2m' }).hostEntriesPeak).toBe(16);
   });
 
-  it('keeps a reserved region out of L2: its MAP is refused, the rest works', () => {
-    const reserved = [{ kind: 'reserved' as const, start: 0x3000n, end: 0x4fffn }];
-    const result = nested({ reserved });
-    expect(result).toMatchObject({ refused: 2, unreachablePages: 2, failedChecks: [], leftInHostTable: 0 });
+  it('leaves reserved regions out of L2, and the device cannot reach them', () => {
+    const reserved = [
+      { kind: 'reserved' as const, start: 0x3000n, end: 0x4fffn },
+      { kind: 'reserved' as const, start: 0x1f_f000n, end: 0x2f_ffffn },
+    ];
+    for (const pattern of ['scattered', 'contiguous'] as const) {
+      const result = nested({ reserved, pattern });
+      expect(result).toMatchObject({
+        refused: 0,
+        reservedPages: 3,
+        unreachablePages: 0,
+        failedChecks: [],
+        leftInHostTable: 0,
+      });
+      expect(result.hostEntriesPeak).toBe(pattern === 'scattered' ? 509 : 2);
+    }
   });
 
   it('names what is impossible', () => {

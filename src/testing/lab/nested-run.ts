@@ -14,7 +14,10 @@ import { Checks } from './checks.ts';
 import { checkEmulatedDevice } from './emulated-check.ts';
 import { LabMachine, PC_MSI } from './machine.ts';
 import { checkBypass, checkLiveDevice, checkReadOnly, probeAllPages } from './passed-check.ts';
+import type { PageHole } from './reserved-holes.ts';
+import { holesOf, runsAround } from './reserved-holes.ts';
 import { Stamps } from './stamps.ts';
+import type { RunCursor } from '../run-cursor.ts';
 
 /** Endpoint ids: PCI 00:05.0 is passed through, 00:03.0 is emulated. */
 export const PASSED = 0x28;
@@ -37,7 +40,7 @@ export interface NestedRunOptions {
   /** Most live entries per host container. */
   readonly limit: number;
   readonly seed: number;
-  /** Further reserved regions of the passed endpoint (RMRR). */
+  /** Reserved regions of the passed endpoint (RMRR and MSI); default the MSI window of a PC. L2 has no memory there. */
   readonly reserved?: readonly ReservedRegion[];
   /** Called now and then with what is being done. */
   readonly progress?: (step: string) => void;
@@ -65,6 +68,8 @@ export interface NestedResult {
   readonly refused: number;
   /** Moments in which a live mapping that no request touched had no access. */
   readonly windows: number;
+  /** Pages that L2's VMM left out because they are reserved for the passed device. */
+  readonly reservedPages: number;
   /** Pages of L2 RAM that the device could not reach: exactly those whose MAP was refused, or a check fails. */
   readonly unreachablePages: number;
   readonly leftInGuestTable: number;
@@ -89,7 +94,7 @@ export function runNested(options: NestedRunOptions): NestedResult {
     driverBase: 0x10_0000n,
     entryLimit: options.limit,
     endpoints: [
-      { id: PASSED, passed: true, reserved: [PC_MSI, ...(options.reserved ?? [])] },
+      { id: PASSED, passed: true, reserved: options.reserved ?? [PC_MSI] },
       { id: EMULATED, passed: false },
     ],
     device: { policy: options.policy },
@@ -114,7 +119,9 @@ class NestedRun {
   readonly #checks: Checks;
   readonly #model: GuestModel;
   readonly #stamps: Stamps;
+  readonly #holes: readonly PageHole[];
   #refusedPages = 0;
+  #reserved = 0;
   #unreachable = 0;
   #leftInHostTable = 0;
   #leftInGuestTable = 0;
@@ -130,12 +137,13 @@ class NestedRun {
     const { pageSizeMask } = machine.iommu.core.state.geometry;
     this.#model = guestModel(options.kernel, { pageSizeMask });
     this.#stamps = new Stamps(layout);
+    this.#holes = holesOf(machine.iommu.core.reservedRegions(PASSED));
   }
 
   /** Firmware in bypass, then L1's kernel finds both endpoints. */
   boot(): void {
     this.#say('boot');
-    checkBypass(this.#machine, PASSED, this.#checks);
+    checkBypass(this.#machine, PASSED, this.#holes, this.#checks);
     const { driver } = this.#machine;
     driver.start();
     driver.send(this.#model.bringUp({ endpoint: PASSED, domain: DOMAIN.passedDefault }));
@@ -153,7 +161,7 @@ class NestedRun {
     this.#stamps.write(memory);
     const { blocking: blockingDomain, l2: domain } = DOMAIN;
     driver.send(this.#model.openVfio({ endpoint: PASSED, domain, blockingDomain, scratchPage: 0x300 }));
-    this.#refusedPages = sendCountingRefusedPages(driver, this.#model.mapL2(this.#layout, domain));
+    this.#refusedPages = sendCountingRefusedPages(driver, this.#model.mapRuns(this.#runs(), domain));
   }
 
   /** The device is live: every page is read through the prober; the emulated device works beside it. */
@@ -161,8 +169,10 @@ class NestedRun {
     this.#say('probe every page');
     const machine = this.#machine;
     machine.setBusMaster(PASSED, true);
-    const seen = probeAllPages(machine, PASSED, this.#layout, this.#stamps);
+    const seen = probeAllPages(machine, PASSED, this.#layout, this.#stamps, this.#holes);
+    this.#reserved = seen.reserved;
     this.#unreachable = seen.unreachable;
+    this.#checks.that('no reserved page can be reached', seen.reservedReached === 0, `${seen.reservedReached} can`);
     this.#checks.that('every reachable page is the right one', seen.wrong === 0, `${seen.wrong} pages differ`);
     this.#checks.that('right bytes on stamped pages', seen.wrongBytes === 0, `${seen.wrongBytes} of ${seen.stamped}`);
     this.#checks.that(
@@ -184,7 +194,7 @@ class NestedRun {
     this.#say('tear down');
     const { driver, iommu } = this.#machine;
     this.#machine.setBusMaster(PASSED, false);
-    driver.send(this.#model.unmapL2(this.#layout, DOMAIN.l2));
+    driver.send(this.#model.unmapRuns(this.#runs(), DOMAIN.l2));
     this.#machine.setBusMaster(PASSED, true);
     this.#aside(() => checkReadOnly(this.#machine, PASSED, DOMAIN.l2, this.#checks));
     this.#machine.setBusMaster(PASSED, false);
@@ -215,6 +225,7 @@ class NestedRun {
       gatherWindows: 0,
       refused: this.#machine.driver.totals.refused,
       windows: 0,
+      reservedPages: this.#reserved,
       unreachablePages: this.#unreachable,
       leftInGuestTable: this.#leftInGuestTable,
       leftInHostTable: this.#leftInHostTable,
@@ -224,6 +235,11 @@ class NestedRun {
     };
     this.#machine.close();
     return result;
+  }
+
+  /** L2's memory as its VMM gives it to VFIO: without what is reserved for the device. */
+  #runs(): RunCursor {
+    return runsAround(this.#layout.runs(), this.#holes);
   }
 
   /** Runs checks whose requests and host calls are not part of the job's figures. */

@@ -1,21 +1,28 @@
 // What a passed-through device can do, seen at the host's IOMMU: right pages, right bytes, right rights, nothing else.
 import { VIRTIO_IOMMU_MAP_F_READ } from '../../wire/abi.ts';
 import type { L2Layout } from '../l2-memory.ts';
+import { L1_OWN_BYTES } from '../l2-memory.ts';
 import { PAGE_BYTES } from '../run-cursor.ts';
 import type { Checks } from './checks.ts';
 import type { LabMachine } from './machine.ts';
+import type { PageHole } from './reserved-holes.ts';
+import { inHole } from './reserved-holes.ts';
 import type { Stamps } from './stamps.ts';
 import { l2PageAt } from './stamps.ts';
 
 const PAGE = BigInt(PAGE_BYTES);
 /** An L1 page for single mappings; L2's pages never lie there. */
 const SPARE_PAGE = 0x310;
+const L1_OWN_PAGES = Number(L1_OWN_BYTES) / PAGE_BYTES;
 /** An IOVA above all of L2's RAM. */
 const SPARE_IOVA = 0x100_0000_0000n;
 const WORD = Uint8Array.of(0xd3, 0x71, 0xce, 0x11);
 
 /** What probing all of L2's RAM found. */
 export interface ProbeResult {
+  /** Pages in reserved regions, and how many of them the device reaches all the same. */
+  readonly reserved: number;
+  readonly reservedReached: number;
   readonly unreachable: number;
   /** Reachable pages that are not the page that L1 gave. */
   readonly wrong: number;
@@ -24,10 +31,12 @@ export interface ProbeResult {
 }
 
 /** Before any driver: firmware does DMA in bypass, IOVA = guest-physical address. */
-export function checkBypass(machine: LabMachine, endpoint: number, checks: Checks): void {
+export function checkBypass(machine: LabMachine, endpoint: number, holes: readonly PageHole[], checks: Checks): void {
   const { prober, memory } = proberOf(machine, endpoint);
   machine.setBusMaster(endpoint, true);
-  const page = 0x320;
+  let page = SPARE_PAGE;
+  while (inHole(holes, page)) page++;
+  if (page >= L1_OWN_PAGES) return; // all of L1's own memory is reserved for the device
   const bytes = Uint8Array.of(0xb0, 0x07);
   memory.write(page * PAGE_BYTES, bytes, 0, bytes.length);
   const seen = prober.read(BigInt(page) * PAGE, bytes.length);
@@ -35,9 +44,17 @@ export function checkBypass(machine: LabMachine, endpoint: number, checks: Check
 }
 
 /** Reads every page of L2's RAM as the device would. */
-export function probeAllPages(machine: LabMachine, endpoint: number, layout: L2Layout, stamps: Stamps): ProbeResult {
+export function probeAllPages(
+  machine: LabMachine,
+  endpoint: number,
+  layout: L2Layout,
+  stamps: Stamps,
+  holes: readonly PageHole[],
+): ProbeResult {
   const { prober } = proberOf(machine, endpoint);
   const host = hostPages(machine);
+  let reserved = 0;
+  let reservedReached = 0;
   let unreachable = 0;
   let wrong = 0;
   let stamped = 0;
@@ -45,6 +62,11 @@ export function probeAllPages(machine: LabMachine, endpoint: number, layout: L2L
   for (let index = 0; index < layout.pages; index++) {
     const l2Page = l2PageAt(index);
     const seen = prober.physicalPageAt(l2Page, true);
+    if (holes.length > 0 && inHole(holes, l2Page)) {
+      reserved++;
+      if (seen >= 0) reservedReached++;
+      continue;
+    }
     if (seen < 0) {
       unreachable++;
       continue;
@@ -54,7 +76,7 @@ export function probeAllPages(machine: LabMachine, endpoint: number, layout: L2L
     stamped++;
     if (!stamps.matches(index, prober.read(BigInt(l2Page) * PAGE, 8))) wrongBytes++;
   }
-  return { unreachable, wrong, stamped, wrongBytes };
+  return { reserved, reservedReached, unreachable, wrong, stamped, wrongBytes };
 }
 
 /** The device writes into L2 and past L2's RAM. */

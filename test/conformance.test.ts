@@ -1,0 +1,43 @@
+// Every vector of spec/vectors through a real ring; those of VIOMMU_EXTRA_DATA too when it is set.
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { runCase } from '../src/testing/conformance/run-case.ts';
+import { readVectorFile } from '../src/testing/conformance/vector-file.ts';
+
+const OWN = fileURLToPath(new URL('../spec/vectors', import.meta.url));
+const EXTRA = process.env['VIOMMU_EXTRA_DATA'];
+
+/** Files of cases in a folder; `defaults.json` describes the default device and holds none. */
+function vectorFiles(folder: string): string[] {
+  return readdirSync(folder).filter((name) => name.endsWith('.json') && name !== 'defaults.json');
+}
+
+function runFolder(folder: string): void {
+  for (const name of vectorFiles(folder)) {
+    describe(name, () => {
+      const cases = readVectorFile(name, JSON.parse(readFileSync(join(folder, name), 'utf8')));
+      it.each(cases.map((each) => [each.id, each] as const))('%s', (_id, each) => {
+        const { passed, why } = runCase(each);
+        expect(passed, why).toBe(true);
+      });
+    });
+  }
+}
+
+describe('conformance vectors through the ring', () => {
+  runFolder(OWN);
+  it('are at least 150 of our own', () => {
+    const cases = vectorFiles(OWN).flatMap((name) =>
+      readVectorFile(name, JSON.parse(readFileSync(join(OWN, name), 'utf8'))),
+    );
+    expect(cases.length).toBeGreaterThanOrEqual(150);
+  });
+});
+
+describe('extra conformance vectors', () => {
+  const folder = EXTRA === undefined ? undefined : join(EXTRA, 'vectors');
+  if (folder !== undefined && existsSync(folder)) runFolder(folder);
+  else it.skip('VIOMMU_EXTRA_DATA names no folder with vectors/: skipped', () => undefined);
+});

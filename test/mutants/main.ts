@@ -1,0 +1,99 @@
+// Breaks the device in each of the ways of mutants.ts and shows which named test catches it. Exit status 1 if one survives.
+// Each worker has a copy of the tree in a temporary folder; the project itself is not touched.
+import { spawn } from 'node:child_process';
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Mutant } from './mutants.ts';
+import { MUTANTS } from './mutants.ts';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const COPIED = ['src', 'spec', 'test', 'package.json', 'tsconfig.json', 'vitest.config.ts'];
+/** Suites that run against each mutant: the device's own tests and the vectors through the ring. */
+const SUITES = ['src/iommu', 'src/coalesce', 'src/wire', 'test/conformance.test.ts'];
+
+interface TestReport {
+  readonly testResults: readonly {
+    readonly assertionResults: readonly { readonly status: string; readonly fullName: string }[];
+  }[];
+}
+
+class Worker {
+  readonly folder = mkdtempSync(join(tmpdir(), 'viommu-mutant-'));
+
+  constructor() {
+    for (const name of COPIED) cpSync(join(ROOT, name), join(this.folder, name), { recursive: true });
+    symlinkSync(join(ROOT, 'node_modules'), join(this.folder, 'node_modules'));
+  }
+
+  /** Name of the first test that fails with the mutant in place; undefined when all pass. */
+  async catcher(mutant: Mutant | undefined): Promise<string | undefined> {
+    const path = mutant === undefined ? undefined : join(this.folder, mutant.file);
+    const original = path === undefined ? '' : readFileSync(path, 'utf8');
+    if (path !== undefined) writeFileSync(path, mutate(mutant!, original));
+    try {
+      return await this.#failing();
+    } finally {
+      if (path !== undefined) writeFileSync(path, original);
+    }
+  }
+
+  async #failing(): Promise<string | undefined> {
+    const output = join(this.folder, 'report.json');
+    rmSync(output, { force: true });
+    const args = [join('node_modules', 'vitest', 'vitest.mjs'), 'run', ...SUITES, '--bail=1'];
+    const status = await exitStatus(args.concat('--reporter=json', `--outputFile=${output}`), this.folder);
+    if (status === 0) return undefined;
+    const report = JSON.parse(readFileSync(output, 'utf8')) as TestReport;
+    const failed = report.testResults.flatMap((file) => file.assertionResults).find((test) => test.status === 'failed');
+    if (failed === undefined) throw new Error('the suites failed, but no test did: the mutant does not load');
+    return failed.fullName;
+  }
+
+  close(): void {
+    rmSync(this.folder, { recursive: true });
+  }
+}
+
+function mutate(mutant: Mutant, original: string): string {
+  const parts = original.split(mutant.find);
+  if (parts.length !== 2) throw new Error(`"${mutant.find}" stands ${parts.length - 1} times in ${mutant.file}`);
+  return parts.join(mutant.replace);
+}
+
+function exitStatus(args: readonly string[], cwd: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, args, { cwd, stdio: 'ignore', env: { ...process.env, CI: 'true' } });
+    child.on('error', reject);
+    child.on('exit', (code) => resolve(code ?? 1));
+  });
+}
+
+async function main(): Promise<number> {
+  const filter = process.argv[2];
+  const mutants = MUTANTS.filter((mutant) => filter === undefined || mutant.id.includes(filter));
+  const workers = Array.from({ length: Math.min(4, availableParallelism()) }, () => new Worker());
+  let survivors = 0;
+  try {
+    const broken = await workers[0]!.catcher(undefined);
+    if (broken !== undefined) throw new Error(`the unbroken device fails: ${broken}`);
+    const queue = [...mutants];
+    let done = 0;
+    const work = async (worker: Worker): Promise<void> => {
+      for (let mutant = queue.shift(); mutant !== undefined; mutant = queue.shift()) {
+        const name = await worker.catcher(mutant);
+        if (name === undefined) survivors++;
+        done++;
+        console.log(`${String(done).padStart(3)}/${mutants.length}  ${mutant.id.padEnd(50)}  ${name ?? 'SURVIVES'}`);
+      }
+    };
+    await Promise.all(workers.map(work));
+  } finally {
+    for (const worker of workers) worker.close();
+  }
+  console.log(`mutants: ${mutants.length - survivors} caught, ${survivors} survived`);
+  return survivors === 0 && mutants.length > 0 ? 0 : 1;
+}
+
+process.exitCode = await main();
