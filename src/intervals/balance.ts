@@ -1,6 +1,6 @@
 // Keeps nodes neither too empty nor scattered: shares entries between neighbours, joins them, lowers the root, and
 // moves survivors out of slabs that could be released. Works from the root down along one key.
-import { closeGap, copyEntries, openGap, setCount } from './entries.ts';
+import { closeGap, compact, copyEntries, openGap, setCount } from './entries.ts';
 import { childIndex } from './search.ts';
 import { LOCAL_MASK, NONE, SLAB_SHIFT } from './slab.ts';
 import {
@@ -28,6 +28,10 @@ function setKey(tree: Tree, node: number, index: number, key: number): void {
 export function share(tree: Tree, parent: number, index: number, level: number): void {
   const left = childAt(tree, parent, index);
   const right = childAt(tree, parent, index + 1);
+  if (level === 0) {
+    compact(tree, left);
+    compact(tree, right);
+  }
   const leftCount = countOf(tree, left);
   const target = (leftCount + countOf(tree, right)) >> 1;
   tree.visits += 2;
@@ -48,6 +52,10 @@ export function share(tree: Tree, parent: number, index: number, level: number):
 function join(tree: Tree, parent: number, index: number, level: number): void {
   const left = childAt(tree, parent, index);
   const right = childAt(tree, parent, index + 1);
+  if (level === 0) {
+    compact(tree, left);
+    compact(tree, right);
+  }
   const leftCount = countOf(tree, left);
   const rightCount = countOf(tree, right);
   tree.visits += 2;
@@ -84,6 +92,7 @@ function settle(tree: Tree, old: number, level: number): number {
   const room = tree.pool.lowestRoom();
   if (room === NONE || room >= old >> SLAB_SHIFT) return old;
   const node = addNode(tree);
+  if (level === 0) compact(tree, old);
   const count = countOf(tree, old);
   tree.visits += 2;
   copyEntries(tree, old, 0, node, 0, count);

@@ -4,7 +4,7 @@
 import { share } from './balance.ts';
 import { copyEntries, insertEntry, setCount } from './entries.ts';
 import { childIndex, fitsAt, leafForInsert, rank } from './search.ts';
-import { NODE_CAPACITY, NONE } from './slab.ts';
+import { LOCAL_MASK, NODE_CAPACITY, NODE_SHIFT, NONE, SLAB_SHIFT } from './slab.ts';
 import { addNode, childAt, countOf, keyAt, linkLeaves, nextLeaf, ROOMY_ENTRIES, type Tree } from './tree.ts';
 
 /** Where in the tree an insertion happens: at its first entry, behind its last one, or between. */
@@ -21,7 +21,26 @@ export function insert(tree: Tree, start: number, end: number, value: number, fl
   return true;
 }
 
+/** Appends behind the last interval when the last leaf has room; ascending insertion needs no search. */
+function append(tree: Tree, start: number, end: number, value: number, flags: number): boolean {
+  const last = tree.lastLeaf;
+  const slab = tree.slabs[last >> SLAB_SHIFT]!;
+  const local = last & LOCAL_MASK;
+  const limit = slab.first[local]! + slab.count[local]!;
+  const behind = (local << NODE_SHIFT) + limit;
+  if (limit === NODE_CAPACITY || slab.end[behind - 1]! > start) return false;
+  slab.start[behind] = start;
+  slab.end[behind] = end;
+  slab.value[behind] = value;
+  slab.flags[behind] = flags;
+  slab.count[local] = slab.count[local]! + 1;
+  tree.size++;
+  tree.visits++;
+  return true;
+}
+
 function place(tree: Tree, start: number, end: number, value: number, flags: number): boolean {
+  if (append(tree, start, end, value, flags)) return true;
   let leaf = leafForInsert(tree, start);
   let index = rank(tree, leaf, start);
   if (!fitsAt(tree, leaf, index, start, end)) return false;

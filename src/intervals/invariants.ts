@@ -1,7 +1,18 @@
 // Checks the inner structure of a table; for tests only, O(n). It shares no search code with the table.
 import { NODE_CAPACITY, NONE } from './slab.ts';
 import type { IntervalTable } from './table.ts';
-import { baseOf, childAt, countOf, keyAt, MIN_ENTRIES, nextLeaf, previousLeaf, slabOf, type Tree } from './tree.ts';
+import {
+  baseOf,
+  childAt,
+  countOf,
+  firstOf,
+  keyAt,
+  MIN_ENTRIES,
+  nextLeaf,
+  previousLeaf,
+  slabOf,
+  type Tree,
+} from './tree.ts';
 
 /** What the walk over the tree has seen so far. */
 interface Seen {
@@ -40,11 +51,15 @@ function checkNode(tree: Tree, node: number, level: number, place: Place, seen: 
   seen.nodes++;
   demand(count >= 1 && count <= NODE_CAPACITY, `a node has ${count} entries`);
   demand(place.leftEdge || place.rightEdge || count >= MIN_ENTRIES, `an inner node has only ${count} entries`);
-  for (let i = count; i < NODE_CAPACITY; i++) demand(keyAt(tree, node, i) === Infinity, 'an unused entry has a start');
+  const first = firstOf(tree, node);
+  demand(level === 0 || first === 0, 'an inner node has a removed front');
+  for (let i = 0; i < first; i++) demand(keyAt(tree, node, i) === -Infinity, 'a removed entry has a start');
+  for (let i = first + count; i < NODE_CAPACITY; i++)
+    demand(keyAt(tree, node, i) === Infinity, 'an unused entry has a start');
   if (level === 0) {
     seen.leaves.push(node);
     seen.size += count;
-    for (let i = 0; i < count; i++) checkEntry(tree, node, i, place, seen);
+    for (let i = first; i < first + count; i++) checkEntry(tree, node, i, place, seen);
     return;
   }
   for (let i = 0; i < count; i++) {

@@ -2,10 +2,10 @@
 // A range drops whole leaves and subtrees, trims the two leaves at its ends, and then mends the two paths beside the
 // hole: O(log n + k / entries per leaf) node visits for k intervals.
 import { mendPath, needsMending } from './balance.ts';
-import { closeGap } from './entries.ts';
+import { closeGap, removeEntries } from './entries.ts';
 import { childIndex, cuts, leafFor, rank, seek } from './search.ts';
 import { INDEX_MASK, NODE_SHIFT, NONE } from './slab.ts';
-import { childAt, countOf, freeLeaf, freeNode, keyAt, nextLeaf, startOf, type Tree } from './tree.ts';
+import { childAt, countOf, firstOf, freeLeaf, freeNode, keyAt, limitOf, nextLeaf, startOf, type Tree } from './tree.ts';
 import { previousSlot } from './walk.ts';
 
 /** Removes the interval that starts at `start`; false when there is none. */
@@ -13,9 +13,14 @@ export function removeOne(tree: Tree, start: number): boolean {
   if (tree.root === NONE) return false;
   const leaf = leafFor(tree, start);
   const index = rank(tree, leaf, start) - 1;
-  if (index < 0 || keyAt(tree, leaf, index) !== start) return false;
+  if (index < firstOf(tree, leaf) || keyAt(tree, leaf, index) !== start) return false;
   removeFromLeaf(tree, leaf, index, 1);
   return true;
+}
+
+/** Removes the interval in a live slot. */
+export function removeSlot(tree: Tree, slot: number): void {
+  removeFromLeaf(tree, slot >> NODE_SHIFT, slot & INDEX_MASK, 1);
 }
 
 /** Removes the intervals inside [start, end). Returns how many, or -1, with nothing removed, when an end cuts one. */
@@ -26,8 +31,8 @@ export function removeRange(tree: Tree, start: number, end: number): number {
   const leaf = slot >> NODE_SHIFT;
   const index = slot & INDEX_MASK;
   const limit = rank(tree, leaf, end - 1);
-  const next = limit < countOf(tree, leaf) ? NONE : nextLeaf(tree, leaf);
-  if (next === NONE || keyAt(tree, next, 0) >= end) {
+  const next = limit < limitOf(tree, leaf) ? NONE : nextLeaf(tree, leaf);
+  if (next === NONE || keyAt(tree, next, firstOf(tree, next)) >= end) {
     removeFromLeaf(tree, leaf, index, limit - index);
     return limit - index;
   }
@@ -54,7 +59,7 @@ export function removeAll(tree: Tree): void {
 
 function removeFromLeaf(tree: Tree, leaf: number, index: number, width: number): void {
   const key = keyAt(tree, leaf, index);
-  closeGap(tree, leaf, index, width);
+  removeEntries(tree, leaf, index, width);
   tree.size -= width;
   if (tree.size === 0) fell(tree);
   else if (needsMending(tree, leaf)) mendPath(tree, key);
@@ -83,7 +88,7 @@ function trim(tree: Tree, node: number, level: number, start: number, end: numbe
   if (level === 0) {
     const from = rank(tree, node, start - 1);
     const width = rank(tree, node, end - 1) - from;
-    closeGap(tree, node, from, width);
+    removeEntries(tree, node, from, width);
     return width;
   }
   const left = childIndex(tree, node, start);

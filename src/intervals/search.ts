@@ -1,7 +1,7 @@
 // Searches: by key in a node, from the root to a leaf, and the read-only questions about ranges.
 // Ranges are half open [start, end). Keys are integers, so "starts before x" is "start <= x - 1".
 import { LOCAL_MASK, NODE_SHIFT, NONE, SLOT_MASK, SLOT_SHIFT } from './slab.ts';
-import { baseOf, nextLeaf, previousLeaf, slabOf, startOf, type Tree } from './tree.ts';
+import { baseOf, firstOf, limitOf, nextLeaf, previousLeaf, slabOf, startOf, type Tree } from './tree.ts';
 
 // Counts entries `from` to `from + 62` whose start is at or before `key`. Unused entries are Infinity, so that neither a count
 // is read nor a loop needed; three comparisons at a time do not wait for each other, and none is branched on. Random seek
@@ -45,7 +45,9 @@ export function leafFor(tree: Tree, key: number): number {
     const slab = slabOf(tree, hint);
     const base = baseOf(hint);
     // Leaves before this one end at or before its first start, and nothing after it starts before its last end.
-    if (slab.start[base]! <= key && key < slab.end[base + slab.count[hint & LOCAL_MASK]! - 1]!) {
+    const local = hint & LOCAL_MASK;
+    const first = base + slab.first[local]!;
+    if (slab.start[first]! <= key && key < slab.end[first + slab.count[local]! - 1]!) {
       tree.visits++;
       return hint;
     }
@@ -56,7 +58,8 @@ export function leafFor(tree: Tree, key: number): number {
 /** As {@link leafFor}, quicker when `key` lies behind the last interval. */
 export function leafForInsert(tree: Tree, key: number): number {
   const last = tree.lastLeaf;
-  if (slabOf(tree, last).start[baseOf(last)]! <= key) {
+  const slab = slabOf(tree, last);
+  if (slab.start[baseOf(last) + slab.first[last & LOCAL_MASK]!]! <= key) {
     tree.visits++;
     return last;
   }
@@ -69,29 +72,41 @@ export function seek(tree: Tree, key: number): number {
   const leaf = leafFor(tree, key);
   const slab = slabOf(tree, leaf);
   const base = baseOf(leaf);
+  const front = base + slab.first[leaf & LOCAL_MASK]!;
+  if (slab.start[front]! <= key && key < slab.end[front]!) return (leaf << NODE_SHIFT) + slab.first[leaf & LOCAL_MASK]!;
   const after = rank(tree, leaf, key);
-  if (after > 0 && slab.end[base + after - 1]! > key) return (leaf << NODE_SHIFT) + after - 1;
-  if (after < slab.count[leaf & LOCAL_MASK]!) return (leaf << NODE_SHIFT) + after;
+  const local = leaf & LOCAL_MASK;
+  const first = slab.first[local]!;
+  if (after === first) {
+    // A separator is a bound, not a start: the last interval of the leaf before may reach over it.
+    const before = previousLeaf(tree, leaf);
+    if (before !== NONE) {
+      const last = limitOf(tree, before) - 1;
+      if (slabOf(tree, before).end[baseOf(before) + last]! > key) return (before << NODE_SHIFT) + last;
+    }
+  }
+  if (after > first && slab.end[base + after - 1]! > key) return (leaf << NODE_SHIFT) + after - 1;
+  if (after < first + slab.count[local]!) return (leaf << NODE_SHIFT) + after;
   const next = nextLeaf(tree, leaf);
-  return next === NONE ? NONE : next << NODE_SHIFT;
+  return next === NONE ? NONE : (next << NODE_SHIFT) + firstOf(tree, next);
 }
 
 /** True when the interval [start, end) fits into `leaf` at `index` without sharing a key with its neighbours. */
 export function fitsAt(tree: Tree, leaf: number, index: number, start: number, end: number): boolean {
   const slab = slabOf(tree, leaf);
   const base = baseOf(leaf);
-  if (index > 0) {
+  if (index > slab.first[leaf & LOCAL_MASK]!) {
     if (slab.end[base + index - 1]! > start) return false;
   } else {
     const previous = previousLeaf(tree, leaf);
     if (previous !== NONE) {
       const before = slabOf(tree, previous);
-      if (before.end[baseOf(previous) + before.count[previous & LOCAL_MASK]! - 1]! > start) return false;
+      if (before.end[baseOf(previous) + limitOf(tree, previous) - 1]! > start) return false;
     }
   }
-  if (index < slab.count[leaf & LOCAL_MASK]!) return slab.start[base + index]! >= end;
+  if (index < limitOf(tree, leaf)) return slab.start[base + index]! >= end;
   const next = nextLeaf(tree, leaf);
-  return next === NONE || slabOf(tree, next).start[baseOf(next)]! >= end;
+  return next === NONE || slabOf(tree, next).start[baseOf(next) + firstOf(tree, next)]! >= end;
 }
 
 /** Slot of the interval that contains `key`, or NONE. */

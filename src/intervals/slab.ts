@@ -25,8 +25,8 @@ export const SLOT_SHIFT = NODE_SHIFT + SLAB_SHIFT;
 /** Selects the entry inside its slab from a slot. */
 export const SLOT_MASK = (1 << SLOT_SHIFT) - 1;
 
-/** Bytes of one node: three doubles and one byte an entry, two links, one count. */
-export const NODE_BYTES = NODE_CAPACITY * 25 + 9;
+/** Bytes of one node: three doubles and one byte an entry, two links, two counts. */
+export const NODE_BYTES = NODE_CAPACITY * 25 + 10;
 
 /** Columns of `capacity` nodes, all views of one buffer, and the free list of these nodes. */
 export class Slab {
@@ -41,6 +41,8 @@ export class Slab {
   readonly flags: Uint8Array;
   /** Entries in use of each node. */
   readonly count: Uint8Array;
+  /** Leaves: entries that were removed from the front; their start is -Infinity. Entries in use follow. */
+  readonly first: Uint8Array;
   /** Nodes in use. */
   used = 0;
   #free = NONE;
@@ -57,6 +59,7 @@ export class Slab {
     this.previous = new Int32Array(buffer, entries * 24 + capacity * 4, capacity);
     this.flags = new Uint8Array(buffer, entries * 24 + capacity * 8, entries);
     this.count = new Uint8Array(buffer, entries * 25 + capacity * 8, capacity);
+    this.first = new Uint8Array(buffer, entries * 25 + capacity * 9, capacity);
   }
 
   /** A slab of `capacity` nodes, more than this one has, with the same contents at the same indices. */
@@ -69,6 +72,7 @@ export class Slab {
     to.previous.set(this.previous);
     to.flags.set(this.flags);
     to.count.set(this.count);
+    to.first.set(this.first);
     to.used = this.used;
     to.#free = this.#free;
     to.#untouched = this.#untouched;
@@ -82,6 +86,7 @@ export class Slab {
     else this.#free = this.next[local]!;
     this.used++;
     this.count[local] = 0;
+    this.first[local] = 0;
     this.start.fill(Infinity, local << NODE_SHIFT, (local + 1) << NODE_SHIFT);
     this.next[local] = NONE;
     this.previous[local] = NONE;

@@ -7,7 +7,7 @@
 import { checkInteger } from '../base/check.ts';
 import { insert } from './insert.ts';
 import { NodePool } from './pool.ts';
-import { removeAll, removeOne, removeRange } from './remove.ts';
+import { removeAll, removeOne, removeRange, removeSlot } from './remove.ts';
 import { cuts, find, isFree, seek } from './search.ts';
 import { NODE_BYTES, NONE, SLOT_MASK, SLOT_SHIFT, type Slab } from './slab.ts';
 import { Tree } from './tree.ts';
@@ -167,6 +167,11 @@ export class IntervalTable {
   removeRange(start: number, end: number): number {
     checkBounds(start, end);
     return removeRange(this.tree, start, end);
+  }
+
+  /** Removes the interval in `slot`, which must be valid. */
+  removeAt(slot: number): void {
+    removeSlot(this.tree, slot);
   }
 
   /**

@@ -52,6 +52,17 @@ export function countOf(tree: Tree, node: number): number {
   return slabOf(tree, node).count[node & LOCAL_MASK]!;
 }
 
+/** Index of the first entry in use: 0 but for leaves that lost entries at the front. */
+export function firstOf(tree: Tree, node: number): number {
+  return slabOf(tree, node).first[node & LOCAL_MASK]!;
+}
+
+/** Index behind the last entry in use. */
+export function limitOf(tree: Tree, node: number): number {
+  const slab = slabOf(tree, node);
+  return slab.first[node & LOCAL_MASK]! + slab.count[node & LOCAL_MASK]!;
+}
+
 /** Child `index` of an inner node. */
 export function childAt(tree: Tree, node: number, index: number): number {
   return slabOf(tree, node).value[baseOf(node) + index]! | 0;

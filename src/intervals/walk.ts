@@ -1,10 +1,10 @@
 // Steps from slot to slot in key order. A slot is valid until the next insert, remove or clear.
 import { INDEX_MASK, NODE_SHIFT, NONE } from './slab.ts';
-import { countOf, nextLeaf, previousLeaf, type Tree } from './tree.ts';
+import { firstOf, limitOf, nextLeaf, previousLeaf, type Tree } from './tree.ts';
 
 /** Slot of the first interval, or NONE. */
 export function firstSlot(tree: Tree): number {
-  return tree.firstLeaf === NONE ? NONE : tree.firstLeaf << NODE_SHIFT;
+  return tree.firstLeaf === NONE ? NONE : (tree.firstLeaf << NODE_SHIFT) + firstOf(tree, tree.firstLeaf);
 }
 
 /** Slot of the last interval, or NONE. */
@@ -15,20 +15,20 @@ export function lastSlot(tree: Tree): number {
 /** Slot after `slot`, or NONE. */
 export function nextSlot(tree: Tree, slot: number): number {
   const leaf = slot >> NODE_SHIFT;
-  if ((slot & INDEX_MASK) + 1 < countOf(tree, leaf)) return slot + 1;
+  if ((slot & INDEX_MASK) + 1 < limitOf(tree, leaf)) return slot + 1;
   tree.visits++;
   const next = nextLeaf(tree, leaf);
-  return next === NONE ? NONE : next << NODE_SHIFT;
+  return next === NONE ? NONE : (next << NODE_SHIFT) + firstOf(tree, next);
 }
 
 /** Slot before `slot`, or NONE. */
 export function previousSlot(tree: Tree, slot: number): number {
-  if ((slot & INDEX_MASK) > 0) return slot - 1;
+  if ((slot & INDEX_MASK) > firstOf(tree, slot >> NODE_SHIFT)) return slot - 1;
   tree.visits++;
   const previous = previousLeaf(tree, slot >> NODE_SHIFT);
   return previous === NONE ? NONE : lastOfLeaf(tree, previous);
 }
 
 function lastOfLeaf(tree: Tree, leaf: number): number {
-  return (leaf << NODE_SHIFT) + countOf(tree, leaf) - 1;
+  return (leaf << NODE_SHIFT) + limitOf(tree, leaf) - 1;
 }
