@@ -48,6 +48,10 @@ class SegmentList {
     return done;
   }
 
+  readWords(memory: RingMemory, words: Uint32Array, length: number): boolean {
+    return this.#length[0]! >= length && memory.readWords(this.#addr[0]!, words, length >>> 2);
+  }
+
   /** Address of byte `at` when `length` bytes from there on lie in one segment, else -1. */
   addressOf(at: number, length: number): number {
     this.#seek(at);
@@ -82,6 +86,10 @@ const NO_MEMORY: RingMemory = {
   read: () => false,
   write: () => false,
   loadU16: () => -1,
+  readU16: () => -1,
+  readWords: () => false,
+  writeWord: () => false,
+  writeWords2: () => false,
   storeU16: () => false,
 };
 
@@ -134,6 +142,11 @@ export class DescriptorChain {
   copyReadable(at: number, into: Uint8Array, length: number): number {
     const bytes = Math.min(length, this.#readable.total - at);
     return at >= 0 && bytes > 0 ? this.#readable.transfer(this.#memory, at, into, bytes, false) : 0;
+  }
+
+  /** As copyReadable from the start, whole words into `words`; false, with nothing read, when it must be done byte by byte. */
+  copyWords(words: Uint32Array, length: number): boolean {
+    return (length & 3) === 0 && this.#readable.readWords(this.#memory, words, length);
   }
 
   /**

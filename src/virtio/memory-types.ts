@@ -77,6 +77,10 @@ export interface RingMemory {
   write(gpa: number, from: Uint8Array, offset: number, length: number): boolean;
   /** Atomic load of a little-endian u16; -1 when outside RAM or misaligned. */
   loadU16(gpa: number): number;
+  readU16(gpa: number): number;
+  readWords(gpa: number, into: Uint32Array, count: number): boolean;
+  writeWord(gpa: number, value: number): boolean;
+  writeWords2(gpa: number, first: number, second: number): boolean;
   /** Atomic store of a little-endian u16; false when outside writable RAM or misaligned. */
   storeU16(gpa: number, value: number): boolean;
 }

@@ -161,6 +161,20 @@ export class GuestMemory implements RingMemory {
     return this.#table.loadU16(gpa);
   }
 
+  /** Plain load of a little-endian u16. */
+  readU16(gpa: number): number {
+    return this.#table.readU16(gpa);
+  }
+  readWords(gpa: number, into: Uint32Array, count: number): boolean {
+    return this.#table.readWords(gpa, into, count);
+  }
+  writeWord(gpa: number, value: number): boolean {
+    return this.#table.writeWord(gpa, value);
+  }
+  writeWords2(gpa: number, first: number, second: number): boolean {
+    return this.#table.writeWords2(gpa, first, second);
+  }
+
   /** Atomic store of a little-endian u16; false when outside writable RAM or misaligned. */
   storeU16(gpa: number, value: number): boolean {
     return this.#table.storeU16(gpa, value);

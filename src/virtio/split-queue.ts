@@ -35,8 +35,6 @@ export class SplitQueue implements Virtqueue {
   /** Chains in flight per head: popped and not pushed. A driver that offers one head twice gets it back twice. */
   readonly #inFlight: Uint16Array;
   #inFlightTotal = 0;
-  readonly #entry = new Uint8Array(RingEntry.usedSize);
-  readonly #entry32 = new Uint32Array(this.#entry.buffer);
   #size: number;
   #desc = 0;
   #avail = 0;
@@ -47,6 +45,7 @@ export class SplitQueue implements Virtqueue {
   #broken = false;
   #flagsWritten = false;
   #nextAvail = 0;
+  #seenAvail = 0;
   #nextUsed = 0;
   #publishedUsed = 0;
 
@@ -102,19 +101,25 @@ export class SplitQueue implements Virtqueue {
     this.#inFlight.fill(0);
     this.#inFlightTotal = 0;
     this.#nextAvail = 0;
+    this.#seenAvail = 0;
     this.#nextUsed = 0;
     this.#publishedUsed = 0;
   }
 
   pop(chain: DescriptorChain): number {
     if (!this.#ready) return PopResult.empty;
-    const available = this.available();
-    if (available === 0) return PopResult.empty;
+    if (this.#broken) return PopResult.broken;
+    let available = (this.#seenAvail - this.#nextAvail) & 0xffff;
+    if (available === 0) {
+      available = this.available();
+      if (available === 0) return PopResult.empty;
+      this.#seenAvail = (this.#nextAvail + available) & 0xffff;
+    }
     // [2.7] at most `size` chains can be queued: one that is in flight, or done but not told yet, still holds its descriptor.
     const held = this.#inFlightTotal + ((this.#nextUsed - this.#publishedUsed) & 0xffff);
     if (available > this.#size || held >= this.#size) return this.#break();
     const position = this.#nextAvail & (this.#size - 1);
-    const head = this.#memory.loadU16(this.#avail + Ring.entries + position * RingEntry.availSize);
+    const head = this.#memory.readU16(this.#avail + Ring.entries + position * RingEntry.availSize);
     if (head < 0 || head >= this.#size) return this.#break();
     if (!this.#walker.walk(chain, this.#desc, this.#size, head, this.#indirect)) return this.#break();
     this.#nextAvail = (this.#nextAvail + 1) & 0xffff;
@@ -135,10 +140,12 @@ export class SplitQueue implements Virtqueue {
     this.#inFlight[head]!--;
     this.#inFlightTotal--;
     const position = this.#nextUsed & (this.#size - 1);
-    this.#entry32[0] = head;
-    this.#entry32[1] = Math.min(length, U32_MAX);
     if (
-      !this.#memory.write(this.#used + Ring.entries + position * RingEntry.usedSize, this.#entry, 0, RingEntry.usedSize)
+      !this.#memory.writeWords2(
+        this.#used + Ring.entries + position * RingEntry.usedSize,
+        head,
+        Math.min(length, U32_MAX),
+      )
     ) {
       this.#broken = true;
       return;

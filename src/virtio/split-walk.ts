@@ -12,7 +12,6 @@ export class SplitWalker {
   readonly #memory: RingMemory;
   readonly #copy = new Uint8Array(Descriptor.SIZE);
   readonly #copy32 = new Uint32Array(this.#copy.buffer);
-  readonly #copy16 = new Uint16Array(this.#copy.buffer);
   #addr = 0;
   #length = 0;
   #flags = 0;
@@ -46,7 +45,7 @@ export class SplitWalker {
 
   /** [2.7.5.3.2] The WRITE flag of the descriptor that led here is ignored. */
   #walkTable(chain: DescriptorChain, table: number, bytes: number, size: number): boolean {
-    if (bytes === 0 || bytes % Descriptor.SIZE !== 0 || !this.#memory.isRam(table, bytes)) return false;
+    if (bytes === 0 || (bytes & (Descriptor.SIZE - 1)) !== 0 || !this.#memory.isRam(table, bytes)) return false;
     const count = bytes / Descriptor.SIZE;
     let position = 0;
     for (let seen = 0; seen < size; seen++) {
@@ -62,12 +61,18 @@ export class SplitWalker {
   }
 
   #load(table: number, position: number): boolean {
-    if (!this.#memory.read(table + position * Descriptor.SIZE, this.#copy, 0, Descriptor.SIZE)) return false;
+    const at = table + position * Descriptor.SIZE;
+    if (
+      !this.#memory.readWords(at, this.#copy32, Descriptor.SIZE / 4) &&
+      !this.#memory.read(at, this.#copy, 0, Descriptor.SIZE)
+    )
+      return false;
     // An address of 2^53 or more may round here, but stays at or above 2^53, where no memory can be.
     this.#addr = this.#copy32[0]! + this.#copy32[1]! * U32_RANGE;
     this.#length = this.#copy32[2]!;
-    this.#flags = this.#copy16[6]!;
-    this.#next = this.#copy16[7]!;
+    const rest = this.#copy32[3]!;
+    this.#flags = rest & 0xffff;
+    this.#next = rest >>> 16;
     return true;
   }
 

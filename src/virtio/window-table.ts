@@ -21,6 +21,7 @@ export interface Window {
 
 const EMPTY_BYTES = new Uint8Array(0);
 const EMPTY_WORDS = new Uint16Array(0);
+const EMPTY_LONGS = new Uint32Array(0);
 
 /** Sorted, disjoint windows; lookup is O(log n) with a last-hit cache and allocates nothing. */
 export class WindowTable {
@@ -29,6 +30,7 @@ export class WindowTable {
   #flags = new Uint8Array(1);
   #bytes: Uint8Array[] = [EMPTY_BYTES];
   #words: Uint16Array[] = [EMPTY_WORDS];
+  #longs: Uint32Array[] = [EMPTY_LONGS];
   #access: (MmioAccess | undefined)[] = [undefined];
   #count = 0;
   #last = 0;
@@ -43,6 +45,9 @@ export class WindowTable {
     this.#bytes = windows.map((window) => window.bytes ?? EMPTY_BYTES);
     this.#words = windows.map(({ bytes }) =>
       bytes === undefined ? EMPTY_WORDS : new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2),
+    );
+    this.#longs = windows.map(({ bytes }) =>
+      bytes === undefined ? EMPTY_LONGS : new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4),
     );
     this.#access = windows.map((window) => window.access);
     windows.forEach((window, i) => {
@@ -138,7 +143,7 @@ export class WindowTable {
     const i = this.#find(gpa);
     if (i < 0 || (this.#flags[i]! & RAM) === 0) return -1;
     const offset = gpa - this.#start[i]!;
-    return offset % 2 === 0 ? Atomics.load(this.#words[i]!, offset / 2) : -1;
+    return (offset & 1) === 0 ? Atomics.load(this.#words[i]!, offset >>> 1) : -1;
   }
 
   /** Atomic u16 store; false when `gpa` is odd or not writable RAM. */
@@ -146,8 +151,58 @@ export class WindowTable {
     const i = this.#find(gpa);
     if (i < 0 || (this.#flags[i]! & WRITABLE) === 0) return false;
     const offset = gpa - this.#start[i]!;
-    if (offset % 2 !== 0) return false;
-    Atomics.store(this.#words[i]!, offset / 2, value);
+    if ((offset & 1) !== 0) return false;
+    Atomics.store(this.#words[i]!, offset >>> 1, value);
+    return true;
+  }
+
+  /** Plain load of a little-endian u16; -1 when `gpa` is odd or not RAM. */
+  readU16(gpa: number): number {
+    const i = this.#find(gpa);
+    if (i < 0 || (this.#flags[i]! & RAM) === 0) return -1;
+    const offset = gpa - this.#start[i]!;
+    return (offset & 1) === 0 ? this.#words[i]![offset >>> 1]! : -1;
+  }
+
+  /** Copies `count` u32 to `into[0..]`; false, and nothing read, when `gpa` is no multiple of 4 or a byte is outside one RAM window. */
+  readWords(gpa: number, into: Uint32Array, count: number): boolean {
+    const i = this.#find(gpa);
+    if (i < 0 || (this.#flags[i]! & RAM) === 0 || this.#end[i]! - gpa < count * 4) return false;
+    const offset = gpa - this.#start[i]!;
+    if ((offset & 3) !== 0) return false;
+    const longs = this.#longs[i]!;
+    const from = offset >>> 2;
+    let k = 0;
+    for (; k + 4 <= count; k += 4) {
+      into[k] = longs[from + k]!;
+      into[k + 1] = longs[from + k + 1]!;
+      into[k + 2] = longs[from + k + 2]!;
+      into[k + 3] = longs[from + k + 3]!;
+    }
+    for (; k < count; k++) into[k] = longs[from + k]!;
+    return true;
+  }
+
+  /** Stores one u32; false, and nothing written, when `gpa` is no multiple of 4 or not in writable RAM. */
+  writeWord(gpa: number, value: number): boolean {
+    const i = this.#find(gpa);
+    if (i < 0 || (this.#flags[i]! & WRITABLE) === 0) return false;
+    const offset = gpa - this.#start[i]!;
+    if ((offset & 3) !== 0) return false;
+    this.#longs[i]![offset >>> 2] = value;
+    return true;
+  }
+
+  /** Stores two u32 in a row, both or (false) none. */
+  writeWords2(gpa: number, first: number, second: number): boolean {
+    const i = this.#find(gpa);
+    if (i < 0 || (this.#flags[i]! & WRITABLE) === 0 || this.#end[i]! - gpa < 8) return false;
+    const offset = gpa - this.#start[i]!;
+    if ((offset & 3) !== 0) return false;
+    const longs = this.#longs[i]!;
+    const at = offset >>> 2;
+    longs[at] = first;
+    longs[at + 1] = second;
     return true;
   }
 

@@ -14,7 +14,10 @@ import {
 /** Writes a request tail at `at`: the status and zeroes ([5.13.6.2] D-OP-4: tail.reserved SHOULD be 0). */
 export function encodeTail(bytes: Uint8Array, at: number, status: number): void {
   bytes[at + Tail.status] = status;
-  bytes.fill(0, at + Tail.reserved, at + Tail.SIZE);
+  // Byte by byte: a call of fill costs more than three stores.
+  bytes[at + Tail.reserved] = 0;
+  bytes[at + Tail.reserved + 1] = 0;
+  bytes[at + Tail.reserved + 2] = 0;
 }
 
 /** Bytes that `count` RESV_MEM properties take in a PROBE reply. */
