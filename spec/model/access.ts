@@ -37,9 +37,11 @@ export function access(state: ModelState, endpointId: number, iova: bigint, dire
   const domain = endpoint.domain;
   if (domain === undefined && !unattachedBypass(state)) return refused('DOMAIN', endpoint, iova, direction);
   if (domain === undefined || domain.bypass) {
-    // Below a 4 KiB granule nothing outside the input range passes, not even in bypass.
+    // Below a 4 KiB granule nothing outside the whole granules of the input range passes, not even in bypass.
+    const granule = granuleOf(state);
     const input = inputRangeOf(state);
-    if (granuleOf(state) < 4096n && (iova < input.start || iova > input.end)) {
+    const start = (iova / granule) * granule;
+    if (granule < 4096n && (start < input.start || start + granule - 1n > input.end)) {
       return refused('MAPPING', endpoint, iova, direction);
     }
     return { result: iova, fault: undefined };

@@ -10,6 +10,13 @@ const RIGHTS = HostRight.read | HostRight.write;
 export class Backing {
   /** Guest-physical pages -> first host virtual page; flags = rights and {@link HOST_MMIO}. */
   readonly table = new IntervalTable();
+  /** Pages of RAM among those of the last {@link appendPieces}. */
+  appendedRam = 0;
+  // The region of the last piece: mappings come in runs, and most lie in one region.
+  #start = 0;
+  #end = 0;
+  #va = 0;
+  #flags = 0;
   /** Pages of RAM, the measure of the cap on installed memory. */
   ramPages = 0;
 
@@ -27,6 +34,7 @@ export class Backing {
       this.ramPages -= this.table.endAt(slot) - this.table.startAt(slot);
     }
     this.table.remove(gpa);
+    this.#end = 0;
   }
 
   /** The rights that a piece of a region gives when the guest asks for `rights`; 0: nothing to install. */
@@ -51,16 +59,33 @@ export class Backing {
    * returns how many. Space without memory is left out: it is installed when memory comes (see iommu/memory-link.ts).
    */
   appendPieces(batch: HostBatch, iova: number, pages: number, gpa: number, rights: number): number {
+    const end = gpa + pages;
+    if (gpa < this.#start || end > this.#end) return this.#appendSlowly(batch, iova, pages, gpa, rights);
+    const granted = this.#flags & rights & RIGHTS;
+    const mmio = this.#flags & HOST_MMIO;
+    this.appendedRam = granted === 0 || mmio !== 0 ? 0 : pages;
+    if (granted === 0) return 0;
+    batch.map(iova, pages, this.#va + (gpa - this.#start), granted | mmio);
+    return 1;
+  }
+
+  #appendSlowly(batch: HostBatch, iova: number, pages: number, gpa: number, rights: number): number {
     const { table } = this;
     const end = gpa + pages;
+    this.appendedRam = 0;
     let pieces = 0;
     for (let slot = table.seek(gpa); slot !== NONE && table.startAt(slot) < end; slot = table.next(slot)) {
+      this.#start = table.startAt(slot);
+      this.#end = table.endAt(slot);
+      this.#va = table.valueAt(slot);
+      this.#flags = table.flagsAt(slot);
       const granted = this.rightsOf(slot, rights);
       if (granted === 0) continue;
       const mmio = table.flagsAt(slot) & HOST_MMIO;
       const start = table.startAt(slot);
       const from = start > gpa ? start : gpa;
       const to = Math.min(table.endAt(slot), end);
+      if (mmio === 0) this.appendedRam += to - from;
       batch.map(iova + (from - gpa), to - from, table.valueAt(slot) + (from - start), granted | mmio);
       pieces++;
     }

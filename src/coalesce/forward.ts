@@ -11,8 +11,12 @@ import type { Planner, RefusalSink } from './planner.ts';
 /** Changes of one segment, kept as columns; grown by doubling up to the length of a queue. */
 export class ForwardPlanner implements Planner {
   pending = 0;
-  /** Ranges that the segment changed so far; they are disjoint, the caller commits before they could meet. */
+  /** Hull of the ranges that the segment changed so far: nearly every question is answered by it. */
+  #low = Infinity;
+  #high = 0;
+  /** The ranges themselves, of the first `#indexed` changes; disjoint, since the caller commits before they could meet. */
   readonly #touched = new IntervalTable();
+  #indexed = 0;
   #kind = new Uint8Array(16);
   #rights = new Uint8Array(16);
   #token = new Int32Array(16);
@@ -33,7 +37,12 @@ export class ForwardPlanner implements Planner {
   }
 
   touches(iova: number, pages: number): boolean {
-    return this.pending > 0 && !this.#touched.isFree(iova, iova + pages);
+    if (this.pending === 0 || iova >= this.#high || iova + pages <= this.#low) return false;
+    for (; this.#indexed < this.pending; this.#indexed++) {
+      const start = this.#iova[this.#indexed]!;
+      this.#touched.insert(start, start + this.#pages[this.#indexed]!, 0, 0);
+    }
+    return !this.#touched.isFree(iova, iova + pages);
   }
 
   commit(mirrors: readonly ContextMirror[], sink: RefusalSink): void {
@@ -41,7 +50,10 @@ export class ForwardPlanner implements Planner {
     if (mirrors.length === 1) this.#commitOne(mirrors[0]!, sink);
     else this.#commitAll(mirrors, sink);
     this.pending = 0;
-    this.#touched.clear();
+    this.#low = Infinity;
+    this.#high = 0;
+    if (this.#indexed > 0) this.#touched.clear();
+    this.#indexed = 0;
   }
 
   /** One context: all changes in as few host calls as refusals allow. */
@@ -63,7 +75,7 @@ export class ForwardPlanner implements Planner {
 
   /** Appends changes from `first` on until the cap on installed pages is reached; returns the first one left out. */
   #fill(mirror: ContextMirror, batch: HostBatch, first: number): number {
-    const { backing } = mirror;
+    const { backing, pageCap: cap } = mirror;
     let pages = mirror.pages;
     let i = first;
     for (; i < this.pending; i++) {
@@ -72,9 +84,13 @@ export class ForwardPlanner implements Planner {
       if (this.#kind[i] === HostOp.unmap) {
         if (!mirror.entries.isFree(iova, iova + count)) batch.unmap(iova, count);
       } else {
-        pages += backing.ramPagesIn(this.#gpa[i]!, count, this.#rights[i]!);
-        if (pages > mirror.pageCap) return i;
+        const before = batch.count;
         backing.appendPieces(batch, iova, count, this.#gpa[i]!, this.#rights[i]!);
+        pages += backing.appendedRam;
+        if (pages > cap) {
+          batch.count = before;
+          return i;
+        }
       }
       this.#batchEnd[i] = batch.count;
     }
@@ -143,7 +159,8 @@ export class ForwardPlanner implements Planner {
     this.#token[i] = token;
     this.#iova[i] = iova;
     this.#pages[i] = pages;
-    this.#touched.insert(iova, iova + pages, 0, 0);
+    if (iova < this.#low) this.#low = iova;
+    if (iova + pages > this.#high) this.#high = iova + pages;
     return i;
   }
 

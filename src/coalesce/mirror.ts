@@ -235,6 +235,12 @@ export class ContextMirror {
       this.#notePeak();
       return;
     }
+    const slot = this.entries.seek(iova);
+    if (slot !== NONE && this.entries.startAt(slot) === iova && this.entries.endAt(slot) === iova + pages) {
+      if ((this.entries.flagsAt(slot) & HOST_MMIO) === 0) this.pages -= pages;
+      this.entries.removeAt(slot);
+      return;
+    }
     this.pages -= this.#ramPagesOf(iova, iova + pages);
     if (this.entries.removeRange(iova, iova + pages) < 0) throw new Error('host entries cut');
   }

@@ -3,7 +3,7 @@
 // Ranges are bigint with inclusive ends.
 import { U32_MAX, U64_MAX, checkInteger, checkOptions, hex } from '../base/check.ts';
 import type { AddressRange } from '../base/ranges.ts';
-import { intersect, invertRanges } from '../base/ranges.ts';
+import { intersect, invertRanges, roundInward } from '../base/ranges.ts';
 import type { ReservedRegion } from '../base/reserved.ts';
 import { checkReservedRegions, normaliseReserved } from '../base/reserved.ts';
 import type { HostContext } from '../host/context.ts';
@@ -104,11 +104,13 @@ interface Report {
 function report(state: IommuState, init: EndpointInit, geometry: Geometry): Report {
   const name = `endpoint ${init.id}: reserved`;
   const given = checkReservedRegions('endpoint.reserved', init.reserved ?? []);
-  const holes = init.host === undefined ? [] : invertRanges(init.host.limits.usableRanges, geometry.inputRange);
-  const granule = new Granule(geometry.pageSizeMask);
+  const unit = 1n << BigInt(new Granule(geometry.pageSizeMask).shift);
+  // SIL-57: only whole granules of the input range count, so that what is reported is what is enforced.
+  const inputRange = roundInward(geometry.inputRange, unit) ?? geometry.inputRange;
+  const holes = init.host === undefined ? [] : invertRanges(init.host.limits.usableRanges, inputRange);
   const regions = normaliseReserved(
     [...given, ...holes.map((hole): ReservedRegion => ({ ...hole, kind: 'reserved' }))],
-    { granule: 1n << BigInt(granule.shift), inputRange: geometry.inputRange, name },
+    { granule: unit, inputRange, name },
   );
   checkSpans(name, regions);
   const { probeSize, resvOverflow } = state.options;

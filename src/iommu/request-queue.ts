@@ -39,6 +39,7 @@ export class RequestQueue {
   readonly #chain = new DescriptorChain();
   readonly #request = new RequestRecord();
   readonly #bytes = new Uint8Array(MAX_REQUEST_BYTES);
+  readonly #words = new Uint32Array(this.#bytes.buffer);
   readonly #view = new DataView(this.#bytes.buffer);
   readonly #tail = new Uint8Array(abi.Tail.SIZE);
   readonly #answer: ProbeAnswer = { status: 0, properties: undefined };
@@ -95,7 +96,8 @@ export class RequestQueue {
   /** One request: copied once, decoded, decided, answered or left waiting for the commit. */
   #handle(): void {
     const chain = this.#chain;
-    const length = chain.copyReadable(0, this.#bytes, Math.min(chain.readableLength, MAX_REQUEST_BYTES));
+    let length = Math.min(chain.readableLength, MAX_REQUEST_BYTES);
+    if (!chain.copyWords(this.#words, length)) length = chain.copyReadable(0, this.#bytes, length);
     const sound = !chain.malformed && decodeRequest(this.#view, length, this.#request);
     // [5.13.6.2] D-OP-2: an unknown type goes back unwritten; T-OP-1: so does what cannot be parsed.
     if (!sound || chain.writableLength < abi.Tail.SIZE) {
@@ -198,8 +200,10 @@ export class RequestQueue {
       return;
     }
     if (segment.tail[i] !== WRITTEN) {
-      encodeTail(this.#tail, 0, status);
-      memory.write(segment.tail[i]!, this.#tail, 0, abi.Tail.SIZE);
+      if (!memory.writeWord(segment.tail[i]!, status)) {
+        encodeTail(this.#tail, 0, status);
+        memory.write(segment.tail[i]!, this.#tail, 0, abi.Tail.SIZE);
+      }
     }
     queue.push(segment.head[i]!, abi.Tail.SIZE);
     countStatus(this.#state, segment.type[i]!, status);

@@ -42,6 +42,8 @@ export class IommuState {
   unitsPerGranule = 1;
   /** Units that an access may touch, half-open: below a 4 KiB granule the input range (SIL-17), else all of 64 bits. */
   unitStart = 0;
+  /** 4 KiB pages per granule, 0 when the granule is smaller (then no host context can be there). */
+  granulePages = 0;
   unitEnd = 0;
   /** Granule numbers that MAP accepts, half-open. */
   inputStart = 0;
@@ -99,14 +101,10 @@ export class IommuState {
     this.inputEnd = this.granule.numberOfBigint(inside.end) + 1;
     const small = this.granule.shift < HOST_PAGE_SHIFT;
     this.unit = small ? this.granule : new Granule(1n << BigInt(HOST_PAGE_SHIFT));
+    this.granulePages = small ? 0 : 2 ** (this.granule.shift - HOST_PAGE_SHIFT);
     this.unitsPerGranule = this.granule.bytes / this.unit.bytes;
     this.unitStart = small ? this.inputStart : 0;
     this.unitEnd = small ? this.inputEnd : this.unit.limit;
-  }
-
-  /** 4 KiB pages per granule, 0 when the granule is smaller (then no host context can be there). */
-  get granulePages(): number {
-    return this.granule.shift < HOST_PAGE_SHIFT ? 0 : 2 ** (this.granule.shift - HOST_PAGE_SHIFT);
   }
 
   /** The domain with this id; the last one found is remembered, since requests come in runs. */
