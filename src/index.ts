@@ -28,7 +28,13 @@ export { Errno, HostError, errnoName, isHostError } from './base/errors.ts';
 export { normaliseReserved } from './base/reserved.ts';
 export { POLICIES } from './coalesce/planner.ts';
 export { HOST_MMIO, HOST_PAGE_SHIFT, HostBatch, HostOp, HostRight } from './host/context.ts';
-export { DmaProber, SimulatedAddressSpace, SimulatedHost, SimulatedType1Context } from './host/simulated.ts';
+export {
+  DmaProber,
+  SimulatedAddressSpace,
+  SimulatedHost,
+  SimulatedIommufdContext,
+  SimulatedType1Context,
+} from './host/simulated.ts';
 export { IommuCore } from './iommu/core.ts';
 export { DmaView } from './iommu/dma-view.ts';
 export { STATUS_NAMES } from './iommu/status.ts';

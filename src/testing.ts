@@ -9,6 +9,13 @@ export type {
   VfioCloseStep,
   VfioOpenStep,
 } from './testing/guest-model.ts';
+export type { GuestOperation } from './testing/guest-operations.ts';
+export type { GuestKernelOptions } from './testing/guest-kernel.ts';
+export type { CaseResult } from './testing/conformance/run-case.ts';
+export type { VectorCase } from './testing/conformance/vector-types.ts';
+export type { LabEndpoint, LabMachineOptions } from './testing/lab/machine.ts';
+export type { NestedResult, NestedRunOptions } from './testing/lab/nested-run.ts';
+export type { Difference, ReplayOptions, ReplayResult } from './testing/lab/replay.ts';
 export type { IommuDriverOptions, ProbeReply, RawReply, Reply } from './testing/iommu-driver.ts';
 export type { Refusal } from './testing/kick-totals.ts';
 export type { KickCounts, KickSource, KickStep } from './testing/kick.ts';
@@ -38,6 +45,12 @@ export type {
 export type { Trace } from './testing/trace.ts';
 export { DriverQueue } from './testing/driver-queue.ts';
 export { LINUX_DRIVER_FEATURES } from './testing/driver-setup.ts';
+export { runCase } from './testing/conformance/run-case.ts';
+export { VectorFileError, readVectorFile } from './testing/conformance/vector-file.ts';
+export { GuestKernel } from './testing/guest-kernel.ts';
+export { LabMachine } from './testing/lab/machine.ts';
+export { runNested } from './testing/lab/nested-run.ts';
+export { replayTrace } from './testing/lab/replay.ts';
 export { GuestModel, guestModel } from './testing/guest-model.ts';
 export { IommuDriver } from './testing/iommu-driver.ts';
 export { IommuPageSizes } from './testing/iommu-page-sizes.ts';

@@ -1,6 +1,16 @@
-// Reads what the reserved-memory report needs of a Linux host: /sys (IOMMU groups, PCI functions, ACPI tables) and /proc.
-// Node only. Never writes. Works on a copy of /sys as well: links may dangle there, attributes may be missing.
-import { closeSync, existsSync, openSync, readFileSync, readSync, readdirSync, readlinkSync, statSync } from 'node:fs';
+// Reads what the reserved-memory report needs of a Linux host: /sys (IOMMU groups, PCI functions, ACPI tables), /proc and
+// /dev/kmsg. Node only. Never writes. Works on a copy of /sys too: links may dangle there, attributes may be missing.
+import {
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readFileSync,
+  readSync,
+  readdirSync,
+  readlinkSync,
+  statSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { SysfsDevice, SysfsGroup, SysfsSnapshot } from '../firmware/sysfs.ts';
 
@@ -10,6 +20,8 @@ export interface HostRoots {
   readonly sys?: string;
   /** `/proc` by default. */
   readonly proc?: string;
+  /** `/dev` by default, for its kernel log; none when `sys` is given, since a copy has none. */
+  readonly dev?: string;
 }
 
 /** What a live host says. */
@@ -21,6 +33,8 @@ export interface HostFacts {
   /** `6.12.107-amd64`, undefined when /proc does not say. */
   readonly kernel: string | undefined;
   readonly commandLine: string | undefined;
+  /** Kernel log as `dmesg` prints it; undefined when it may not be read. */
+  readonly kernelLog: string | undefined;
 }
 
 const BDF = /^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/;
@@ -29,6 +43,9 @@ const CONFIG = { headerType: 0x0e, secondaryBus: 0x19, subordinateBus: 0x1a, SIZ
 const MAX_TEXT = 1 << 20;
 const MAX_ENTRIES = 1 << 16;
 const MAX_DEPTH = 16;
+const MAX_LOG = 64 << 20;
+/** The kernel gives one record a read, never more than this. */
+const KMSG_RECORD = 8192;
 
 /** Reads the live host; missing files are missing facts, never errors. */
 export function readHost(roots: HostRoots = {}): HostFacts {
@@ -51,6 +68,7 @@ export function readHost(roots: HostRoots = {}): HostFacts {
     unreadable,
     kernel: text(join(proc, 'sys/kernel/osrelease')),
     commandLine: text(join(proc, 'cmdline')),
+    kernelLog: kernelLog(roots.dev ?? (roots.sys === undefined ? '/dev' : undefined)),
   };
 }
 
@@ -79,6 +97,45 @@ export function readSysfs(root: string): SysfsSnapshot {
 /** Members of the group whose `reserved_regions` file this is, from the `devices` directory beside it; empty without one. */
 export function groupMembers(reservedRegionsFile: string): string[] {
   return entries(join(dirname(reservedRegionsFile), 'devices')).sort();
+}
+
+/** Records of /dev/kmsg (Documentation/ABI/testing/dev-kmsg) up to now, as lines with a time stamp in brackets. */
+function kernelLog(dev: string | undefined): string | undefined {
+  if (dev === undefined) return undefined;
+  let file: number;
+  try {
+    file = openSync(join(dev, 'kmsg'), constants.O_RDONLY | constants.O_NONBLOCK);
+  } catch {
+    return undefined;
+  }
+  let raw = '';
+  try {
+    const bytes = Buffer.alloc(KMSG_RECORD);
+    for (let got = KMSG_RECORD; got > 0 && raw.length < MAX_LOG;) {
+      got = readRecord(file, bytes);
+      raw += bytes.toString('utf8', 0, got);
+    }
+  } finally {
+    closeSync(file);
+  }
+  return raw.replace(/^\d+,\d+,(\d+)[^;\n]*;/gm, stamp).replace(/^ [A-Z].*\n/gm, '');
+}
+
+/** 0 at the end of the log, and when it may not be read. */
+function readRecord(file: number, bytes: Buffer): number {
+  for (;;) {
+    try {
+      return readSync(file, bytes);
+    } catch (error) {
+      // EPIPE: the record was overwritten meanwhile, the next read gives the oldest one left.
+      if ((error as NodeJS.ErrnoException).code !== 'EPIPE') return 0;
+    }
+  }
+}
+
+function stamp(_: string, microseconds: string): string {
+  const digits = microseconds.padStart(7, '0');
+  return `[${digits.slice(0, -6).padStart(5)}.${digits.slice(-6)}] `;
 }
 
 function groupDirectory(base: string): string | undefined {

@@ -1,13 +1,14 @@
 // What a guest sends to a virtio-iommu when it gives a device to a nested guest: requests, grouped by notification.
 // '6.12' follows Linux 6.12: VFIO type1 (drivers/vfio/vfio_iommu_type1.c) over the IOMMU core (drivers/iommu/iommu.c) and
 // the driver (drivers/iommu/virtio-iommu.c). '4k' maps page by page and fills the ring, for the worst case.
+// A kernel with its state (boot, DMA API, lazy unmaps, domain ids) is in guest-kernel.ts; nothing here has a state.
 // Units: 4 KiB pages; ranges are {iovaPage, pages}, end EXCLUSIVE.
 import type { KickSource, KickStep } from './kick.ts';
 import type { L2Layout } from './l2-memory.ts';
 import type { RunCursor } from './run-cursor.ts';
 import { U32_MAX, checkInteger, checkOneOf, checkOptions } from '../base/check.ts';
 import { VIRTIO_IOMMU_MAP_F_READ, VIRTIO_IOMMU_MAP_F_WRITE } from '../wire/abi.ts';
-import { LinuxMapSource, LinuxUnmapSource, PageMapSource, PageUnmapSource } from './guest-sources.ts';
+import { LinuxMapSource, LinuxSgSource, LinuxUnmapSource, PageMapSource, PageUnmapSource } from './guest-sources.ts';
 import { IommuPageSizes } from './iommu-page-sizes.ts';
 import { kickSteps } from './kick.ts';
 
@@ -109,6 +110,17 @@ export class GuestModel {
     checkInteger('domain', domain, 0, U32_MAX);
     return this.name === '6.12'
       ? new LinuxMapSource(runs, domain, this.#flags, this.#sizes)
+      : new PageMapSource(runs, domain, this.#flags);
+  }
+
+  /**
+   * MAP requests of one iommu_map_sg() call, `runs` being its segments with contiguous neighbours merged. '6.12': as
+   * {@link mapRuns}, but one notification after all of them, or when the ring is full.
+   */
+  mapSg(runs: RunCursor, domain: number): KickSource {
+    checkInteger('domain', domain, 0, U32_MAX);
+    return this.name === '6.12'
+      ? new LinuxSgSource(runs, domain, this.#flags, this.#sizes)
       : new PageMapSource(runs, domain, this.#flags);
   }
 

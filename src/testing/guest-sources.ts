@@ -55,6 +55,32 @@ export class LinuxMapSource implements KickSource {
   }
 }
 
+/** MAPs of one iommu_map_sg() call: the runs are its merged segments, and one notification comes after all of them. */
+export class LinuxSgSource implements KickSource {
+  readonly #rest: Rest;
+  readonly #domain: number;
+  readonly #flags: number;
+  readonly #sizes: IommuPageSizes;
+
+  constructor(runs: RunCursor, domain: number, flags: number, sizes: IommuPageSizes) {
+    this.#rest = new Rest(runs);
+    this.#domain = domain;
+    this.#flags = flags;
+    this.#sizes = sizes;
+  }
+
+  next(kick: Kick): boolean {
+    kick.clear();
+    const { run } = this.#rest;
+    while (!kick.full && this.#rest.fill()) {
+      const piece = this.#sizes.firstPiece(run.iovaPage, run.physPage, run.pages);
+      kick.pushMap(this.#domain, run.iovaPage, run.physPage, piece, this.#flags);
+      this.#rest.take(piece);
+    }
+    return kick.count > 0;
+  }
+}
+
 /** UNMAPs as Linux sends them: one per mapping, notified when the ring is full, every 512 regions, at the end of a range. */
 export class LinuxUnmapSource implements KickSource {
   readonly #rest: Rest;

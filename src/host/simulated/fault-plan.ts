@@ -2,10 +2,10 @@
 // A refused operation has changed nothing; which operations count can be narrowed to a kind and a group.
 import { checkInteger, checkOneOf, checkOptions } from '../../base/check.ts';
 
-/** The operations of a host context that count, each map and unmap of a batch for itself. */
-export type OperationKind = 'map' | 'unmap' | 'unmapAll' | 'clearBusMaster' | 'resetDevices';
+/** The operations of a host context that count, each map and unmap of a batch for itself; attach: iommufd. */
+export type OperationKind = 'map' | 'unmap' | 'unmapAll' | 'clearBusMaster' | 'resetDevices' | 'attach';
 
-const KINDS: readonly OperationKind[] = ['map', 'unmap', 'unmapAll', 'clearBusMaster', 'resetDevices'];
+const KINDS: readonly OperationKind[] = ['map', 'unmap', 'unmapAll', 'clearBusMaster', 'resetDevices', 'attach'];
 
 /** Which operations an injected failure counts and hits. */
 export interface FaultSelection {

@@ -4,6 +4,7 @@
 import { IntervalTable, NONE } from '../../intervals/table.ts';
 import { HostRight } from '../context.ts';
 import type { PinList } from './pin-list.ts';
+import { splitRow } from './split-row.ts';
 
 /** A stretch that a device reaches: consecutive I/O virtual pages on consecutive physical pages. */
 export interface ReachableRun {
@@ -98,6 +99,22 @@ export class IoPageTable {
       this.#count(first, this.#rows.endAt(slot), this.#rows.valueAt(slot), -1);
     }
     this.#rows.removeRange(start, end);
+  }
+
+  /** Appends the physical runs behind [start, end), all of it mapped, to `pins`. */
+  collect(start: number, end: number, pins: PinList): void {
+    for (let slot = this.#rows.seek(start); slot !== NONE; slot = this.#rows.next(slot)) {
+      const first = this.#rows.startAt(slot);
+      if (first >= end) return;
+      const from = Math.max(first, start);
+      pins.add(this.#rows.valueAt(slot) + from - first, Math.min(this.#rows.endAt(slot), end) - from);
+    }
+  }
+
+  /** Cuts the row over `page` there, so that its parts can be removed apart; only for a table with one page size. */
+  split(page: number): void {
+    this.#forget();
+    splitRow(this.#rows, page);
   }
 
   #forget(): void {

@@ -39,9 +39,11 @@ export class Machine {
   readonly costs: Required<HostCosts>;
   /** Simulated time spent in host calls. */
   elapsedNs = 0;
-  /** Locked pages of the process (VmLck), all contexts together. */
+  /** Pages locked by all contexts together. */
   lockedPages = 0;
   lockedPagesPeak = 0;
+  /** Those of {@link lockedPages} that count for the user (user->locked_vm, iommufd); the others count for the mm (type1). */
+  userPages = 0;
   readonly #advance: ((ns: number) => void) | undefined;
   #observers: readonly OperationObserver[] = [];
 
@@ -58,8 +60,14 @@ export class Machine {
     this.#advance?.(ns);
   }
 
-  /** Accounts pages as locked (negative: no longer locked). */
-  lock(pages: number): void {
+  /** Locked pages of the process (mm->locked_vm). */
+  get processPages(): number {
+    return this.lockedPages - this.userPages;
+  }
+
+  /** Accounts pages as locked by the process, or by its user (negative: no longer locked). */
+  lock(pages: number, forUser = false): void {
+    if (forUser) this.userPages += pages;
     this.lockedPages += pages;
     if (this.lockedPages > this.lockedPagesPeak) this.lockedPagesPeak = this.lockedPages;
   }

@@ -11,13 +11,16 @@ export class PinList {
   budget = Infinity;
   /** Whether pages of file-system files may be pinned for writing (kernels before 6.5). */
   fileWrites = false;
+  /** Whether device memory may be pinned (type1; iommufd refuses it with EFAULT). */
+  deviceMemory = true;
 
   /** Empties the list for a new request. */
-  reset(budget: number, fileWrites: boolean): void {
+  reset(budget: number, fileWrites: boolean, deviceMemory = true): void {
     this.count = 0;
     this.lockedPages = 0;
     this.budget = budget;
     this.fileWrites = fileWrites;
+    this.deviceMemory = deviceMemory;
   }
 
   /** Appends a run, joined to the last one when it follows it in physical memory. */

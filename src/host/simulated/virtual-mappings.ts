@@ -146,7 +146,9 @@ export class VirtualMappings {
   #pinRow(logical: number, pages: number, write: boolean, pins: PinList): number {
     const object = this.#memory.objectAt(logical)!;
     if (object.kind === 'file' && write && !pins.fileWrites) return Errno.EFAULT;
-    if (object.kind !== 'pfnmap') {
+    if (object.kind === 'pfnmap') {
+      if (!pins.deviceMemory) return Errno.EFAULT;
+    } else {
       pins.lockedPages += pages;
       if (pins.lockedPages > pins.budget) return Errno.ENOMEM;
     }
