@@ -35,6 +35,8 @@ export interface VfioOpenStep extends AttachStep {
   readonly blockingDomain?: number;
   /** Guest-physical page, even, that the superpage test maps with its neighbour. */
   readonly scratchPage: number;
+  /** IOVA page, even, of that test: the first where VFIO has a usable range of two pages; default 0. */
+  readonly testPage?: number;
 }
 
 /** VFIO gives an endpoint back: its domain ends with its mappings, no UNMAP is sent. */
@@ -69,17 +71,17 @@ export class GuestModel {
   }
 
   /**
-   * VFIO opens the endpoint: ATTACH to a fresh domain. '6.12' then tests for superpages: MAP of 8 KiB at IOVA 0 and UNMAP of
+   * VFIO opens the endpoint: ATTACH to a fresh domain. '6.12' then tests for superpages: MAP of 8 KiB, at IOVA 0 if that is usable, and UNMAP of
    * its first 4 KiB, for which the driver, since UNMAP must not split a mapping, sends the whole 8 KiB.
    */
-  openVfio({ endpoint, domain, blockingDomain, scratchPage }: VfioOpenStep): KickSource {
+  openVfio({ endpoint, domain, blockingDomain, scratchPage, testPage = 0 }: VfioOpenStep): KickSource {
     const steps: KickStep[] = [(kick) => kick.pushAttach(domain, endpoint, 0)];
     if (blockingDomain !== undefined) steps.unshift((kick) => kick.pushAttach(blockingDomain, endpoint, 0));
     if (this.name === '6.12') {
       const flags = VIRTIO_IOMMU_MAP_F_READ | VIRTIO_IOMMU_MAP_F_WRITE;
       steps.push(
-        (kick) => kick.pushMap(domain, 0, scratchPage, SUPERPAGE_TEST_PAGES, flags),
-        (kick) => kick.pushUnmap(domain, 0, SUPERPAGE_TEST_PAGES),
+        (kick) => kick.pushMap(domain, testPage, scratchPage, SUPERPAGE_TEST_PAGES, flags),
+        (kick) => kick.pushUnmap(domain, testPage, SUPERPAGE_TEST_PAGES),
       );
     }
     return kickSteps(...steps);

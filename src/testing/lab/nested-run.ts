@@ -15,7 +15,7 @@ import { checkEmulatedDevice } from './emulated-check.ts';
 import { LabMachine, PC_MSI } from './machine.ts';
 import { checkBypass, checkLiveDevice, checkReadOnly, probeAllPages } from './passed-check.ts';
 import type { PageHole } from './reserved-holes.ts';
-import { holesOf, runsAround } from './reserved-holes.ts';
+import { freePages, holesOf, runsAround } from './reserved-holes.ts';
 import { Stamps } from './stamps.ts';
 import type { RunCursor } from '../run-cursor.ts';
 
@@ -160,7 +160,8 @@ class NestedRun {
     const { driver, memory } = this.#machine;
     this.#stamps.write(memory);
     const { blocking: blockingDomain, l2: domain } = DOMAIN;
-    driver.send(this.#model.openVfio({ endpoint: PASSED, domain, blockingDomain, scratchPage: 0x300 }));
+    const testPage = freePages(this.#holes, 2);
+    driver.send(this.#model.openVfio({ endpoint: PASSED, domain, blockingDomain, scratchPage: 0x300, testPage }));
     this.#refusedPages = sendCountingRefusedPages(driver, this.#model.mapRuns(this.#runs(), domain));
   }
 

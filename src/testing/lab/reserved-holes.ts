@@ -30,6 +30,16 @@ export function inHole(holes: readonly PageHole[], page: number): boolean {
   return low < holes.length && holes[low]!.start <= page;
 }
 
+/** The first page, a multiple of `pages`, from which on `pages` pages are free of holes. */
+export function freePages(holes: readonly PageHole[], pages: number): number {
+  let page = 0;
+  for (const { start, end } of holes) {
+    if (start >= page + pages) break;
+    page = Math.ceil(end / pages) * pages;
+  }
+  return page;
+}
+
 /** The runs of `inner` without the pages in holes. */
 export function runsAround(inner: RunCursor, holes: readonly PageHole[]): RunCursor {
   return holes.length === 0 ? inner : new CutCursor(inner, holes);
