@@ -159,7 +159,12 @@ const PROBE: readonly Mutant[] = [
     "region.kind === 'msi' ? VIRTIO_IOMMU_RESV_MEM_T_MSI",
     "region.kind === 'msi' ? VIRTIO_IOMMU_RESV_MEM_T_RESERVED",
   ),
-  wire('reply', 'tail reserved not cleared', 'bytes.fill(0, at + Tail.reserved, at + Tail.SIZE);', ''),
+  iommu(
+    'request-queue',
+    'tail reserved not cleared',
+    'memory.writeWord(segment.tail[i]!, status)',
+    'memory.writeWord(segment.tail[i]!, status | 0xa500)',
+  ),
   wire(
     'request',
     'short requests are parsed',
