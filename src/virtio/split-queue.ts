@@ -45,7 +45,6 @@ export class SplitQueue implements Virtqueue {
   #broken = false;
   #flagsWritten = false;
   #nextAvail = 0;
-  #seenAvail = 0;
   #nextUsed = 0;
   #publishedUsed = 0;
 
@@ -101,7 +100,6 @@ export class SplitQueue implements Virtqueue {
     this.#inFlight.fill(0);
     this.#inFlightTotal = 0;
     this.#nextAvail = 0;
-    this.#seenAvail = 0;
     this.#nextUsed = 0;
     this.#publishedUsed = 0;
   }
@@ -109,12 +107,8 @@ export class SplitQueue implements Virtqueue {
   pop(chain: DescriptorChain): number {
     if (!this.#ready) return PopResult.empty;
     if (this.#broken) return PopResult.broken;
-    let available = (this.#seenAvail - this.#nextAvail) & 0xffff;
-    if (available === 0) {
-      available = this.available();
-      if (available === 0) return PopResult.empty;
-      this.#seenAvail = (this.#nextAvail + available) & 0xffff;
-    }
+    const available = this.available();
+    if (available === 0) return PopResult.empty;
     // [2.7] at most `size` chains can be queued: one that is in flight, or done but not told yet, still holds its descriptor.
     const held = this.#inFlightTotal + ((this.#nextUsed - this.#publishedUsed) & 0xffff);
     if (available > this.#size || held >= this.#size) return this.#break();

@@ -226,9 +226,9 @@ const TRANSLATION: readonly Mutant[] = [
   iommu('state', 'bypass needs the driver', "if (this.offers('bypassConfig'))", "if (this.accepted('bypassConfig'))"),
   iommu(
     'faults',
-    'fault of too small a buffer is split',
-    'chain.writableLength >= abi.Fault.SIZE',
-    'chain.writableLength >= 8',
+    'fault is cut to a small buffer',
+    'fits ? chain.write(0, this.#record, abi.Fault.SIZE) : 0',
+    'fits || true ? chain.write(0, this.#record, Math.min(abi.Fault.SIZE, chain.writableLength)) : 0',
   ),
   iommu(
     'fault-report',
