@@ -3,10 +3,11 @@
 import type { Command } from 'commander';
 import { z } from 'zod';
 import type { AddressRange } from '../base/ranges.ts';
+import { mergeRanges } from '../base/ranges.ts';
 import { U64_MAX } from '../base/check.ts';
 import { formatDevice, parseDeviceName } from '../firmware/device-ref.ts';
 import type { GuestMode } from '../firmware/holes.ts';
-import { GUEST_MODES } from '../firmware/holes.ts';
+import { GUEST_MODES, pcRam } from '../firmware/holes.ts';
 import type { KernelVersion } from '../firmware/kernel-version.ts';
 import { parseKernelVersion } from '../firmware/kernel-version.ts';
 import type { ResvMemOptions } from '../firmware/resv-mem.ts';
@@ -46,9 +47,8 @@ export interface RmrrOptions {
   readonly relaxRmrr: boolean;
   readonly resv: ResvMemOptions;
   readonly mode: GuestMode;
-  readonly ram: bigint | undefined;
-  readonly low: bigint | undefined;
-  readonly ramRanges: readonly AddressRange[];
+  /** RAM of the guest, undefined when not given. */
+  readonly ram: readonly AddressRange[] | undefined;
   readonly json: boolean;
   readonly svg: string | undefined;
 }
@@ -66,7 +66,7 @@ export function addRmrrOptions(command: Command): Command {
     .option('--ivrs <file>', 'ACPI IVRS table (AMD), repeatable', list)
     .option('--iort <file>', 'ACPI IORT table (Arm), repeatable', list)
     .option('--sysfs <path>', 'a reserved_regions file, or a copy of /sys, repeatable', list)
-    .option('--dmesg <file>', 'kernel log, repeatable', list)
+    .option('--dmesg <file>', 'kernel log, repeatable; - for stdin', list)
     .option('--kernel <version>', 'judge for this Linux version, e.g. 6.12')
     .option(
       '--device <name>',
@@ -82,6 +82,9 @@ export function addRmrrOptions(command: Command): Command {
     .option('--merge', 'merge nearest neighbours when there are too many regions (reserves more)')
     .option('--input-bits <n>', 'width of the addresses the endpoint translates, 64 by default')
     .option('--mode <mode>', `for the holes: ${GUEST_MODES.join(', ')} (default bypass)`)
+    .option('--ram <size>', 'RAM of the guest (or L2), placed as on a PC, e.g. 8G: what the holes cost of it')
+    .option('--low <size>', 'RAM below 4 GiB in that layout, 3G by default')
+    .option('--ram-range <start-end>', 'RAM of the guest as ranges instead, repeatable', list)
     .option('--json', 'print JSON');
 }
 
@@ -111,12 +114,20 @@ export function readRmrrOptions(raw: unknown): RmrrOptions {
       inputRange: { start: 0n, end: inputEnd(data.inputBits) },
     },
     mode: data.mode,
-    ram: data.ram === undefined ? undefined : size('--ram', data.ram),
-    low: data.low === undefined ? undefined : size('--low', data.low),
-    ramRanges: data.ramRange.map((text) => range('--ram-range', text)),
+    ram: ramLayout(data.ram, data.low, data.ramRange),
     json: data.json,
     svg: data.svg,
   };
+}
+
+function ramLayout(
+  ram: string | undefined,
+  low: string | undefined,
+  list: readonly string[],
+): readonly AddressRange[] | undefined {
+  if (list.length > 0) return mergeRanges(list.map((text) => range('--ram-range', text)));
+  if (ram === undefined) return undefined;
+  return pcRam(size('--ram', ram), low === undefined ? undefined : size('--low', low));
 }
 
 function kernel(text: string): KernelVersion {

@@ -1,6 +1,6 @@
 // Files and the live host into the input of a report. File access of the `rmrr` command is here and in host/sysfs.ts.
-import { readFileSync, statSync } from 'node:fs';
-import { basename } from 'node:path';
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { acpiSignature } from '../firmware/acpi-table.ts';
 import type { DeviceRef } from '../firmware/device-ref.ts';
 import { parseDeviceName } from '../firmware/device-ref.ts';
@@ -9,7 +9,7 @@ import { parseIort } from '../firmware/iort.ts';
 import { parseIvrs } from '../firmware/ivrs.ts';
 import type { KernelLog } from '../firmware/kernel-log.ts';
 import { parseKernelLog } from '../firmware/kernel-log.ts';
-import { parseKernelVersion } from '../firmware/kernel-version.ts';
+import { NEWEST_OLD_RULE, parseKernelVersion } from '../firmware/kernel-version.ts';
 import type { ReportInput, ReportSource } from '../firmware/report-types.ts';
 import type { SysfsSnapshot } from '../firmware/sysfs.ts';
 import { parseReservedRegions, snapshotRegions } from '../firmware/sysfs.ts';
@@ -18,6 +18,8 @@ import { groupMembers, readHost, readSysfs } from '../host/sysfs.ts';
 import { CliError } from './errors.ts';
 import type { RmrrOptions } from './rmrr-options.ts';
 
+/** As a file name: standard input. */
+const STDIN = '-';
 const MAX_TABLE_FILE = 16 << 20;
 const MAX_TEXT_FILE = 256 << 20;
 
@@ -40,11 +42,10 @@ export function loadSources(options: RmrrOptions, roots: HostRoots = {}): Report
   for (const path of files.sysfs) loadSysfs(gathered, path);
   for (const file of files.dmesg) loadLog(gathered, file);
   if (Object.values(files).every((list) => list.length === 0)) loadHost(gathered, roots);
-  const kernel = gathered.kernel ?? gathered.logs.find((log) => log.kernel !== undefined)?.kernel;
   return {
     sources: gathered.sources,
     snapshot: joinSnapshots(gathered.snapshots),
-    kernel: options.kernel ?? (kernel === undefined ? undefined : parseKernelVersion(kernel)),
+    ...kernelOf(options, gathered),
     relaxRmrr: relaxState(options, gathered),
     groups: new Map(gathered.logs.flatMap((log) => [...log.groups])),
     refusals: gathered.logs.flatMap((log) => log.refusals),
@@ -53,7 +54,17 @@ export function loadSources(options: RmrrOptions, roots: HostRoots = {}): Report
     named: options.devices,
     resv: options.resv,
     mode: options.mode,
+    ram: options.ram,
   };
+}
+
+/** The version that was asked for, or what the host or a log says; the wording of a refusal tells the time it is from. */
+function kernelOf(options: RmrrOptions, gathered: Gathered): Pick<ReportInput, 'kernel' | 'kernelFromWording'> {
+  const named = gathered.kernel ?? gathered.logs.find((log) => log.kernel !== undefined)?.kernel;
+  const kernel = options.kernel ?? (named === undefined ? undefined : parseKernelVersion(named));
+  if (kernel !== undefined) return { kernel };
+  const isOld = gathered.logs.some((log) => log.refusals.some(({ rule }) => rule === 'rmrr-locked'));
+  return isOld ? { kernel: NEWEST_OLD_RULE, kernelFromWording: true } : {};
 }
 
 function loadTable(gathered: Gathered, kind: TableKind, file: string): void {
@@ -71,8 +82,10 @@ function addTable(gathered: Gathered, kind: TableKind, bytes: Uint8Array, name: 
   gathered.sources.push({ kind, name: basename(name), regions: table.regions, warnings: table.warnings });
 }
 
-function loadSysfs(gathered: Gathered, path: string): void {
-  if (isDirectory(path)) {
+function loadSysfs(gathered: Gathered, given: string): void {
+  const inGroup = join(given, 'reserved_regions');
+  const path = given !== STDIN && isDirectory(given) && existsSync(inGroup) ? inGroup : given;
+  if (path !== STDIN && isDirectory(path)) {
     const snapshot = readSysfs(path);
     if (snapshot.groups.length === 0 && snapshot.devices.length === 0) {
       throw new CliError(`--sysfs ${path}: no IOMMU groups and no PCI devices there`);
@@ -101,10 +114,14 @@ function loadLog(gathered: Gathered, file: string): void {
   const text = readText(file);
   const log = parseKernelLog(text);
   if (log.knownLines === 0 && text.includes('\0')) throw new CliError(`--dmesg ${file}: not a text`);
+  addLog(gathered, log, file === STDIN ? 'stdin' : basename(file));
+}
+
+function addLog(gathered: Gathered, log: KernelLog, name: string): void {
   const none = { where: 'line 1', what: 'no line of this log is about reserved memory' };
   const warnings = log.knownLines === 0 ? [...log.warnings, none] : log.warnings;
   gathered.logs.push(log);
-  gathered.sources.push({ kind: 'dmesg', name: basename(file), regions: log.regions, warnings });
+  gathered.sources.push({ kind: 'dmesg', name, regions: log.regions, warnings });
 }
 
 function loadHost(gathered: Gathered, roots: HostRoots): void {
@@ -116,6 +133,8 @@ function loadHost(gathered: Gathered, roots: HostRoots): void {
     addTable(gathered, kind, bytes, name, `live host ${name}`);
   }
   addSnapshot(gathered, host.snapshot, 'live host');
+  const log = host.kernelLog === undefined ? undefined : parseKernelLog(host.kernelLog);
+  if (log !== undefined && log.knownLines > 0) addLog(gathered, log, 'live host log');
   const warnings = host.unreadable.map((name) => ({ where: name, what: 'only root may read this table' }));
   if (host.snapshot.groups.length === 0) {
     warnings.push({ where: 'iommu_groups', what: 'no IOMMU group: the IOMMU is off or absent' });
@@ -143,8 +162,9 @@ function isDirectory(path: string): boolean {
 }
 
 function readBytes(path: string, most: number): Uint8Array {
-  if (isDirectory(path)) throw new CliError(`${path}: is a directory`);
+  if (path !== STDIN && isDirectory(path)) throw new CliError(`${path}: is a directory`);
   try {
+    if (path === STDIN) return new Uint8Array(readFileSync(process.stdin.fd));
     const { size } = statSync(path);
     if (size > most) throw new CliError(`${path}: ${size} bytes are more than the ${most} that are read`);
     return new Uint8Array(readFileSync(path));

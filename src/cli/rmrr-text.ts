@@ -1,4 +1,4 @@
-// The rmrr report as text for a terminal. Addresses in hex, limits INCLUSIVE.
+// The rmrr report as text for a terminal. Addresses in hex, limits INCLUSIVE. The head is in rmrr-summary.ts.
 import Table from 'cli-table3';
 import { hex } from '../base/check.ts';
 import { formatDevice } from '../firmware/device-ref.ts';
@@ -9,6 +9,10 @@ import { pciClassName } from '../firmware/pci-class.ts';
 import type { RegionDiff } from '../firmware/region-diff.ts';
 import type { HostRegion } from '../firmware/region.ts';
 import type { ReportDevice, RmrrReport } from '../firmware/report-types.ts';
+import { summaryText, verdictText, wrap } from './rmrr-summary.ts';
+
+const MAX_LINES = 250;
+const MAX_CELL_LINES = 24;
 
 const MODES = {
   translated: 'the guest driver picks I/O addresses around the regions',
@@ -16,23 +20,25 @@ const MODES = {
   nested: 'RAM of an L2 inside this guest',
 } as const;
 
-/** The whole report; with `named` devices first and in full. */
+/** The whole report; with `named` devices these come first. */
 export function reportText(report: RmrrReport, named: readonly string[]): string {
-  const relax = report.relaxRmrr === 'unknown' ? 'relax_rmrr: no sign of it' : `relax_rmrr: ${report.relaxRmrr}`;
+  const relax = report.relaxRmrr === 'unknown' ? '' : `; relax_rmrr: ${report.relaxRmrr}`;
   const bound = report.devices.filter(
-    (device) => device.regions.some((region) => region.type !== 'msi') || named.includes(device.name),
+    ({ name, regions, eligibility }) =>
+      regions.some(({ type }) => type !== 'msi') || eligibility.verdict !== 'assignable' || named.includes(name),
   );
   return [
-    `Reserved host memory, judged for Linux ${formatKernel(report.kernel)} (${relax})`,
+    `Reserved host memory, judged for Linux ${formatKernel(report.kernel)}${relax}`,
+    summaryText(report, named),
     section('Regions', regionTable(report.regions)),
-    section('Devices', deviceTable(bound)),
-    ...deviceDetails(bound),
-    section('Sharing', componentTable(report)),
-    section('What each endpoint reports (RESV_MEM)', resvTable(bound)),
-    section(`Holes in guest RAM, mode ${report.mode} (${MODES[report.mode]})`, holeTable(report.holes)),
+    section('Verdict by kernel version', deviceTable(bound)),
+    section('Sharing: devices tied by memory (IOMMU groups do not hold this)', componentTable(report)),
+    section('What each endpoint reports to its guest (RESV_MEM)', resvTable(bound)),
+    section(`Holes in guest RAM, mode ${report.mode} (${MODES[report.mode]})`, holeTable(report)),
     costText(report),
+    layoutText(report.layout),
     warningText(report),
-    report.notes.map((note) => `Note: ${note}`).join('\n'),
+    report.notes.map((note) => wrap(`Note: ${note}`, 6)).join('\n'),
   ]
     .filter((part) => part !== '')
     .join('\n\n')
@@ -41,13 +47,13 @@ export function reportText(report: RmrrReport, named: readonly string[]): string
 
 /** Components and pairs, for `graph`. */
 export function graphText(report: RmrrReport): string {
-  const pairs = new Table({ head: ['device', 'device', 'shared memory', 'same group'], style: plain() });
   const group = new Map(report.devices.map((device) => [device.name, device.group]));
-  for (const { a, b, ranges } of report.shared) {
+  const pairs = report.shared.map(({ a, b, ranges }) => {
     const same = group.get(a) === undefined ? 'unknown' : group.get(a) === group.get(b) ? 'yes' : 'no';
-    pairs.push([a, b, ranges.map((range) => `${hex(range.start)}-${hex(range.end)}`).join('\n'), same]);
-  }
-  const shared = report.shared.length === 0 ? 'No two devices name one region.' : pairs.toString();
+    return [a, b, ranges.map((range) => `${hex(range.start)}-${hex(range.end)}`).join('\n'), same];
+  });
+  const head = ['device', 'device', 'shared memory', 'same group'];
+  const shared = pairs.length === 0 ? 'No two devices name one region.' : tableOf(head, pairs);
   return `${section('Devices tied by reserved memory', componentTable(report))}\n\n${section('Shared directly', shared)}\n`;
 }
 
@@ -57,29 +63,24 @@ export function diffText(diff: RegionDiff): string {
   if (diff.sources.length < 2) return `${head}\nTwo kinds of sources are needed for a comparison.\n`;
   if (diff.differences.length === 0)
     return `${head}\nAll list the same firmware memory (${diff.common.length} ranges).\n`;
-  const table = new Table({
-    head: ['range', 'in', 'not in', 'why'],
-    style: plain(),
-    colWidths: [null, null, null, 64],
-    wordWrap: true,
-  });
-  for (const item of diff.differences)
-    table.push([`${hex(item.start)}-${hex(item.end)}`, item.present, item.missing, item.why]);
-  return `${head}\n${table.toString()}\n`;
+  const rows = diff.differences.map((item) => [
+    `${hex(item.start)}-${hex(item.end)}`,
+    item.present,
+    item.missing,
+    item.why,
+  ]);
+  const layout = { colWidths: [null, null, null, 64], wordWrap: true };
+  const table = tableOf(['range', 'in', 'not in', 'why'], rows, layout);
+  return `${head}; ${diff.common.length} ranges are in all\n${table}\n`;
 }
 
 /** Holes and what they leave of a RAM layout, for `holes`. */
-export function holesText(report: RmrrReport, layout: RamLayout | undefined, hotAdd: HotAdd | undefined): string {
+export function holesText(report: RmrrReport, hotAdd: HotAdd | undefined): string {
   const parts = [
-    section(`Holes in guest RAM, mode ${report.mode} (${MODES[report.mode]})`, holeTable(report.holes)),
+    section(`Holes in guest RAM, mode ${report.mode} (${MODES[report.mode]})`, holeTable(report)),
     costText(report),
+    layoutText(report.layout),
   ];
-  if (layout !== undefined) {
-    parts.push(`RAM to use:\n${layout.ram.map((range) => `  ${hex(range.start)}-${hex(range.end)}`).join('\n')}`);
-    parts.push(
-      `Lost: ${sizeText(layout.lost)} in ${layout.conflicts.length} places; add it at the top to keep the size.`,
-    );
-  }
   if (hotAdd !== undefined) parts.push(`Hot-add to a guest with this RAM: ${hotAdd.rule}.`);
   parts.push(
     'Hot-added devices: regions of a new endpoint may fall on RAM in use. Refuse it, or require translation and bypass = 0.',
@@ -91,114 +92,123 @@ function section(title: string, body: string): string {
   return `${title}\n${body}`;
 }
 
-function plain(): { head: string[]; border: string[] } {
-  return { head: [], border: [] };
+/** A table of at most {@link MAX_LINES} lines: the layout costs much more than linear time (80 s for 2000 lines). */
+function tableOf(head: string[], rows: readonly (readonly string[])[], options: object = {}): string {
+  const table = new Table({ head, style: { head: [], border: [] }, ...options });
+  let room = MAX_LINES;
+  let shown = 0;
+  for (const row of rows) {
+    const cells = row.map(clipCell);
+    room -= Math.max(...cells.map((cell) => cell.split('\n').length));
+    if (room < 0) break;
+    table.push(cells);
+    shown++;
+  }
+  return table.toString() + (shown < rows.length ? `\nand ${rows.length - shown} more rows, see --json` : '');
 }
 
+function clipCell(cell: string): string {
+  const lines = cell.split('\n');
+  const left = lines.length - MAX_CELL_LINES;
+  return left > 1 ? `${lines.slice(0, MAX_CELL_LINES).join('\n')}\nand ${left} more lines` : cell;
+}
+
+/** Regions that name the same devices share a row, one line each. */
 function regionTable(regions: readonly HostRegion[]): string {
   if (regions.length === 0) return 'none';
-  const table = new Table({ head: ['range', 'size', 'type', 'source', 'devices'], style: plain() });
+  const rows = new Map<string, { lines: [string, string, string, string][]; devices: string }>();
   for (const region of regions) {
-    const size = region.limit < region.base ? 'broken' : sizeText(region.limit - region.base + 1n);
     const names = [...new Set(region.devices.map(formatDevice))];
+    const devices = names.length === 0 ? 'not named' : columns(names);
+    const key = [...names].sort().join(' ');
+    let row = rows.get(key);
+    if (row === undefined) rows.set(key, (row = { lines: [], devices }));
+    const size = region.limit < region.base ? 'broken' : sizeText(region.limit - region.base + 1n);
     const mark = region.exclusion === true ? ' (exclusion)' : region.pseudo === true ? ' (ISA bridge)' : '';
-    table.push([`${hex(region.base)}-${hex(region.limit)}`, size, region.type + mark, region.source, columns(names)]);
+    row.lines.push([`${hex(region.base)}-${hex(region.limit)}`, size, region.type + mark, region.source]);
   }
-  return table.toString();
+  const cells = [...rows.values()].map(({ lines, devices }) => {
+    const cell = (column: 0 | 1 | 2 | 3): string => lines.map((line) => line[column]).join('\n');
+    return [cell(0), cell(1), cell(2), cell(3), devices];
+  });
+  return tableOf(['range', 'size', 'type', 'source', 'devices'], cells);
+}
+
+/** Devices that differ in nothing but their name share a row. */
+function rowsOf(devices: readonly ReportDevice[], cells: (device: ReportDevice) => string[]): string[][] {
+  const rows = new Map<string, { names: string[]; cells: string[] }>();
+  for (const device of devices) {
+    const list = cells(device);
+    const key = JSON.stringify(list);
+    const row = rows.get(key);
+    if (row === undefined) rows.set(key, { names: [device.name], cells: list });
+    else row.names.push(device.name);
+  }
+  return [...rows.values()].map((row) => [columns(row.names), ...row.cells]);
 }
 
 function deviceTable(devices: readonly ReportDevice[]): string {
-  if (devices.length === 0) return 'none is bound to reserved memory';
+  if (devices.length === 0) return 'no device is bound to reserved memory';
   const kernels = devices[0]!.byKernel.map((item) => item.kernels);
-  const table = new Table({ head: ['device', 'class', 'group', 'verdict', ...kernels], style: plain() });
-  for (const device of devices) {
-    const kind = device.classCode === undefined ? '?' : pciClassName(device.classCode);
-    const own =
-      verdictText(device.eligibility.verdict, device.eligibility.errno) + (device.eligibility.approximate ? ' ~' : '');
-    table.push([
-      device.name,
-      kind,
-      device.group ?? '?',
-      own,
-      ...device.byKernel.map((item) => verdictText(item.verdict, item.errno)),
-    ]);
-  }
-  return `${table.toString()}\n~ approximate: a version edge or the device class is not certain`;
-}
-
-function verdictText(verdict: string, errno: string | undefined): string {
-  return errno === undefined ? verdict : `${verdict} (${errno})`;
-}
-
-/** Devices with the same reason and the same ways out share one paragraph. */
-function deviceDetails(devices: readonly ReportDevice[]): string[] {
-  const blocks = new Map<string, { names: string[]; first: ReportDevice }>();
-  for (const device of devices) {
-    if (device.remedies.length === 0) continue;
-    const { verdict, errno, why } = device.eligibility;
-    const key = JSON.stringify([verdict, errno, why, device.remedies]);
-    const block = blocks.get(key);
-    if (block === undefined) blocks.set(key, { names: [device.name], first: device });
-    else block.names.push(device.name);
-  }
-  return [...blocks.values()].map(({ names, first }) => deviceDetail(names, first));
-}
-
-function deviceDetail(names: readonly string[], first: ReportDevice): string {
-  const { eligibility } = first;
-  const lines = [`${names.join(', ')}\n  ${verdictText(eligibility.verdict, eligibility.errno)}: ${eligibility.why}`];
-  if (eligibility.message !== undefined) lines.push(`  kernel line: ${eligibility.message}`);
-  for (const remedy of first.remedies) lines.push(`  remedy: ${remedy}`);
-  return lines.join('\n');
+  const rows = rowsOf(devices, (device) => [
+    device.classCode === undefined ? '?' : pciClassName(device.classCode),
+    device.group ?? '?',
+    ...device.byKernel.map(verdictText),
+  ]);
+  return tableOf(['device', 'class', 'group', ...kernels], rows);
 }
 
 function componentTable(report: RmrrReport): string {
   if (report.components.length === 0) return 'no device is tied to another';
-  const table = new Table({ head: ['tied devices', 'memory', 'IOMMU groups'], style: plain() });
   const group = new Map(report.devices.map((device) => [device.name, device.group]));
-  for (const { devices, ranges } of report.components) {
+  const rows = report.components.map(({ devices, ranges }) => {
     const groups = new Set(devices.map((name) => group.get(name) ?? '?'));
-    table.push([
-      columns(devices),
-      ranges.map((range) => `${hex(range.start)}-${hex(range.end)}`).join('\n'),
-      [...groups].join(', '),
-    ]);
-  }
-  return table.toString();
+    const memory = ranges.map((range) => `${hex(range.start)}-${hex(range.end)}`).join('\n');
+    return [columns(devices), memory, [...groups].join(', ')];
+  });
+  return tableOf(['tied devices', 'memory', 'IOMMU groups'], rows);
 }
 
 function resvTable(devices: readonly ReportDevice[]): string {
-  if (devices.length === 0) return 'only the MSI window';
-  const table = new Table({ head: ['device', 'regions', 'bytes of probe_size'], style: plain() });
-  for (const device of devices) {
-    const list = (device.resv?.reserved ?? []).map(
-      (region) => `${hex(region.start)}-${hex(region.end)} ${region.kind}`,
-    );
-    table.push([
-      device.name,
-      list.length === 0 ? 'none possible, see warnings' : list.join('\n'),
-      String(device.resv?.bytes ?? 0),
-    ]);
-  }
-  return table.toString();
+  if (devices.length === 0) return 'only what the platform reserves, see the holes';
+  const rows = rowsOf(devices, ({ resv }) => {
+    const list = (resv?.reserved ?? []).map((region) => `${hex(region.start)}-${hex(region.end)} ${region.kind}`);
+    const none = resv === undefined ? 'none possible, see warnings' : 'none';
+    return [list.length === 0 ? none : list.join('\n'), String(resv?.bytes ?? 0)];
+  });
+  return tableOf(['device', 'regions', 'bytes of probe_size'], rows);
 }
 
-function holeTable(holes: readonly Hole[]): string {
+function holeTable({ holes }: { readonly holes: readonly Hole[] }): string {
   if (holes.length === 0) return 'none';
-  const table = new Table({ head: ['range', 'size', 'kind'], style: plain() });
-  for (const hole of holes)
-    table.push([`${hex(hole.start)}-${hex(hole.end)}`, sizeText(hole.end - hole.start + 1n), hole.kind]);
-  return table.toString();
+  const rows = holes.map((hole) => {
+    const kind = hole.kind === 'beyond' ? 'beyond the input range' : hole.kind;
+    return [`${hex(hole.start)}-${hex(hole.end)}`, sizeText(hole.end - hole.start + 1n), kind];
+  });
+  return tableOf(['range', 'size', 'kind'], rows);
 }
 
 function costText(report: RmrrReport): string {
   if (report.relaxableCost === 0n) return '';
-  return `${sizeText(report.relaxableCost)} of these holes come from relaxable regions; --relaxable omit gives that RAM back (VFIO's way)`;
+  const what = report.layout === undefined ? 'of these addresses' : 'of its RAM';
+  return wrap(
+    `Reporting relaxable regions costs a guest in bypass, or an L2, ${sizeText(report.relaxableCost)} ${what}; ` +
+      `--relaxable omit gives them back (VFIO's way), at the risk that device or firmware still use them`,
+    2,
+  );
+}
+
+function layoutText(layout: RamLayout | undefined): string {
+  if (layout === undefined) return '';
+  const ram = layout.ram.map((range) => `  ${hex(range.start)}-${hex(range.end)}`).join('\n');
+  if (layout.lost === 0n) return `RAM to use, nothing is lost:\n${ram}`;
+  const places = layout.conflicts.length === 1 ? 'one place' : `${layout.conflicts.length} places`;
+  return `RAM to use:\n${ram}\nLost: ${sizeText(layout.lost)} in ${places}; add it at the top to keep the size.`;
 }
 
 function warningText(report: RmrrReport): string {
   if (report.warnings.length === 0) return '';
-  return `Warnings\n${report.warnings.map(({ where, what }) => `  ${where}: ${what}`).join('\n')}`;
+  return `Warnings\n${report.warnings.map(({ where, what }) => `  ${wrap(`${where}: ${what}`, 4)}`).join('\n')}`;
 }
 
 /** Names in two columns when there are many. */

@@ -2,9 +2,10 @@
 // the report, prints. Exit status 1 when a named device is not assignable, 2 (CliError) for usage and input errors.
 import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { hex } from '../base/check.ts';
 import { graphSvg } from '../firmware/graph-svg.ts';
-import type { HotAdd, RamLayout } from '../firmware/holes.ts';
-import { checkHotAdd, layRam, pcRam } from '../firmware/holes.ts';
+import type { HotAdd } from '../firmware/holes.ts';
+import { checkHotAdd } from '../firmware/holes.ts';
 import { diffRegions } from '../firmware/region-diff.ts';
 import type { Json } from '../firmware/report-json.ts';
 import { diffJson, holesJson, layoutJson, reportJson } from '../firmware/report-json.ts';
@@ -13,7 +14,7 @@ import type { RmrrReport } from '../firmware/report-types.ts';
 import type { HostRoots } from '../host/sysfs.ts';
 import { CliError } from './errors.ts';
 import type { RmrrOptions } from './rmrr-options.ts';
-import { addRmrrOptions, collect, readRmrrOptions } from './rmrr-options.ts';
+import { addRmrrOptions, readRmrrOptions } from './rmrr-options.ts';
 import { loadSources } from './rmrr-sources.ts';
 import { diffText, graphText, holesText, reportText } from './rmrr-text.ts';
 
@@ -32,10 +33,20 @@ const PROCESS: RmrrIo = {
 };
 
 const HELP = `
+Examples:
+  $ virtio-iommu rmrr                                        the live host (root for its ACPI tables and log)
+  $ virtio-iommu rmrr report --dmar DMAR.aml --device 00:1d.0 --class 00:1d.0=0x0c0320
+  $ virtio-iommu rmrr report --dmesg boot.log --kernel 6.12 --json
+  $ dmesg | virtio-iommu rmrr report --dmesg - --sysfs /sys --dmar /sys/firmware/acpi/tables/DMAR
+  $ virtio-iommu rmrr diff --dmar DMAR.aml --sysfs copy-of-sys --dmesg boot.log
+  $ virtio-iommu rmrr holes --dmar DMAR.aml --ram 8G --device 0000:00/01.1/00.0
+  $ virtio-iommu rmrr graph --dmar DMAR.aml --svg ties.svg
+
+The host's tables are /sys/firmware/acpi/tables/{DMAR,IVRS,IORT}.
 Devices are written ssss:bb:dd.f, or as a scope path 0000:00/1c.7/00.0 (segment, start bus, one /device.function per
 hop) where bridges cannot be resolved; ranges of functions as first-last. Limits and ends are inclusive.
-Exit status: 0, 1 when a device named by --device is not known to be assignable, 2 for usage and input errors.
-Without a source the live host is read (root for its ACPI tables).`;
+Exit status: 0 (for diff also where the sources differ); 1 when a device named by --device is refused, or cannot be told
+from these sources; 2 for usage errors and for files that cannot be read or are not what the option says.`;
 
 /** The `rmrr` command with its subcommands `report` (default), `diff`, `holes`, `graph`. */
 export function rmrrCommand(io: RmrrIo = PROCESS): Command {
@@ -47,10 +58,7 @@ export function rmrrCommand(io: RmrrIo = PROCESS): Command {
     isDefault: true,
   });
   subcommand(rmrr, 'diff', 'compare table, sysfs and log', io, runDiff);
-  subcommand(rmrr, 'holes', 'ranges that guest RAM must leave free', io, runHoles)
-    .option('--ram <size>', 'cut a PC layout of this size, e.g. 8G')
-    .option('--low <size>', 'RAM below 4 GiB in that layout, 3G by default')
-    .option('--ram-range <start-end>', 'cut this RAM instead, repeatable', collect);
+  subcommand(rmrr, 'holes', 'ranges that guest RAM must leave free, and what is left of it', io, runHoles);
   subcommand(rmrr, 'graph', 'devices tied by shared memory, as table or SVG', io, runGraph);
   return rmrr;
 }
@@ -67,6 +75,7 @@ function subcommand(
 ): Command {
   const command = parent.command(name, { isDefault: more?.isDefault ?? false }).description(about);
   addRmrrOptions(command).option('--svg <file>', 'write the picture of tied devices there, - for stdout');
+  command.addHelpText('after', HELP);
   return command.action((raw: unknown) => {
     const options = readRmrrOptions(raw);
     const onlyNamed = name === 'holes' && options.devices.length > 0;
@@ -93,23 +102,20 @@ const runDiff: Run = (report) => {
 };
 
 const runHoles: Run = (report, options) => {
-  const ram =
-    options.ramRanges.length > 0
-      ? options.ramRanges
-      : options.ram === undefined
-        ? undefined
-        : pcRam(options.ram, options.low);
-  const layout: RamLayout | undefined = ram === undefined ? undefined : layRam(ram, report.holes);
+  const { layout } = report;
   const reserved = report.devices
     .filter((device) => options.devices.includes(device.name))
     .flatMap((device) => device.resv?.reserved ?? []);
   const hotAdd: HotAdd | undefined =
-    ram === undefined || options.devices.length === 0 ? undefined : checkHotAdd(reserved, ram, options.mode);
+    options.ram === undefined || options.devices.length === 0
+      ? undefined
+      : checkHotAdd(reserved, options.ram, options.mode);
   return {
-    text: () => holesText(report, layout, hotAdd),
+    text: () => holesText(report, hotAdd),
     json: () => ({
       mode: report.mode,
       holes: holesJson(report.holes),
+      relaxableCost: hex(report.relaxableCost),
       ...(layout === undefined ? {} : layoutJson(layout)),
       ...(hotAdd === undefined ? {} : { hotAdd: { allowed: hotAdd.allowed, rule: hotAdd.rule } }),
       warnings: report.warnings.map(({ where, what }) => ({ where, what })),

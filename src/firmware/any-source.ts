@@ -33,7 +33,8 @@ export function parseAnySource(bytes: Uint8Array): AnySource | undefined {
   if (sysfs.regions.length > 0) return { kind: 'sysfs', arch: sysfsArch(sysfs.regions), ...sysfs };
   const log = parseKernelLog(text);
   if (log.knownLines === 0) return undefined;
-  return { kind: 'dmesg', arch: 'x86', regions: log.regions, warnings: log.warnings };
+  const arch = log.regions.some((region) => region.platform === 'arm') ? 'arm' : 'x86';
+  return { kind: 'dmesg', arch, regions: log.regions, warnings: log.warnings };
 }
 
 /** `arm` when the only MSI windows are software ones, else `x86`. */

@@ -61,8 +61,10 @@ export function formatDevice(ref: DeviceRef): string {
   }
 }
 
-/** Reads `bb:dd.f`, `ssss:bb:dd.f` or a scope path as {@link formatDevice} writes it; undefined for anything else. */
+/** Reads `bb:dd.f`, and functions, ranges of them and scope paths as {@link formatDevice} writes them; else undefined. */
 export function parseDeviceName(text: string): DeviceRef | undefined {
+  const [start = '', end] = text.split('-', 3);
+  if (end !== undefined && text.length === start.length + 1 + end.length) return rangeOf(start, end);
   const pci = PCI_NAME.exec(text);
   if (pci !== null) {
     const device = Number.parseInt(pci[3]!, 16);
@@ -93,11 +95,17 @@ export function refNames(ref: DeviceRef, device: DeviceRef): boolean {
   return formatDevice(ref) === formatDevice(device);
 }
 
-/** True when `ref` could mean the function `device`: a path through unknown bridges, a group without members, stream ids. */
+/**
+ * True when `ref` could mean the function `device`: a path through unknown bridges, a bridge with whatever is behind it,
+ * a group without members, stream ids.
+ */
 export function refMayName(ref: DeviceRef, device: DeviceRef): boolean {
   if (ref.kind === 'group') return ref.name.startsWith('group ');
   if (ref.kind === 'stream') return true;
-  if (ref.kind !== 'path' || device.kind !== 'pci' || ref.segment !== device.segment) return false;
+  if (device.kind !== 'pci') return false;
+  if (ref.kind === 'pci')
+    return ref.bridge === true && ref.segment === device.segment && device.rid >> 8 > ref.rid >> 8;
+  if (ref.kind !== 'path' || ref.segment !== device.segment) return false;
   const last = ref.path.at(-1);
   if (last === undefined || device.rid >> 8 === ref.startBus) return false;
   return ref.bridge === true || ((last.device << 3) | last.function) === (device.rid & 0xff);
@@ -110,6 +118,14 @@ export function compareNames(a: string, b: string): number {
 
 function inRange(range: DeviceRef & { kind: 'pci-range' }, segment: number, first: number, last: number): boolean {
   return range.segment === segment && first >= range.first && last <= range.last;
+}
+
+function rangeOf(start: string, end: string): DeviceRef | undefined {
+  const first = parseDeviceName(start);
+  const last = parseDeviceName(end);
+  if (first?.kind !== 'pci' || last?.kind !== 'pci') return undefined;
+  if (first.segment !== last.segment || last.rid < first.rid) return undefined;
+  return { kind: 'pci-range', segment: first.segment, first: first.rid, last: last.rid };
 }
 
 function formatHop(hop: PathHop): string {

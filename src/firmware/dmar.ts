@@ -85,9 +85,7 @@ function walk(table: OpenTable, structures: Map<number, number>, warnings: Warni
     }
     const length = offset + STRUCTURE.SIZE <= end ? view.getUint16(offset + STRUCTURE.length, true) : 0;
     if (length < STRUCTURE.SIZE || offset + length > end) {
-      const why = length === 0 ? 'structure of length 0' : `structure of ${length} bytes passes the end of the table`;
-      const short = length > 0 && length < STRUCTURE.SIZE ? `structure of ${length} bytes is too short` : why;
-      warnings.at(offset, `${short}; nothing behind it can be read, Linux stops here with an error`);
+      warnings.at(offset, `${brokenStructure(table, offset, length)}; nothing behind it can be read`);
       break;
     }
     const type = view.getUint16(offset + STRUCTURE.type, true);
@@ -98,6 +96,15 @@ function walk(table: OpenTable, structures: Map<number, number>, warnings: Warni
     offset += length;
   }
   return found;
+}
+
+/** Why a structure ends the walk, and what Linux (dmar_walk_remapping_entries) does there. */
+function brokenStructure(table: OpenTable, offset: number, length: number): string {
+  if (offset + STRUCTURE.SIZE > table.end) return `${table.end - offset} bytes are left, too few for a structure`;
+  if (length === 0) return 'structure of length 0, where Linux stops and keeps what stands before';
+  if (length < STRUCTURE.SIZE) return `structure of ${length} bytes is too short`;
+  if (table.header.length > table.end) return `structure of ${length} bytes is cut off`;
+  return `structure of ${length} bytes passes the end of the table, for which Linux leaves its IOMMUs off`;
 }
 
 function readRmrr(

@@ -1,6 +1,7 @@
 // May a device be given to VFIO? The rules of Linux for devices with firmware-reserved memory, version by version.
 // Not the question whether it works: bypass holes and RESV_MEM are elsewhere. Versions marked approximate were not read
 // in source code. A group is claimed as a whole, so one locked member refuses all of it.
+import { parseDeviceName } from './device-ref.ts';
 import type { HostRegion, Platform } from './region.ts';
 import { isFirmwareMemory } from './region.ts';
 import type { KernelVersion } from './kernel-version.ts';
@@ -67,7 +68,7 @@ export function assignability(
   for (const member of members) {
     for (const region of member.regions) {
       const lock = lockOf(member, region, kernel, options.relaxRmrr === true);
-      if (lock?.locks === true) return refused(member, lock, kernel, options.driver ?? 'vfio-pci');
+      if (lock?.locks === true) return refused(member, lock, kernel, options.driver);
       if (lock !== undefined && (relaxed === undefined || lock.approximate)) relaxed = lock;
     }
   }
@@ -138,6 +139,10 @@ function lockOf(member: GroupMember, region: HostRegion, kernel: KernelVersion, 
 /** IVMD and RMR regions: nothing is refused before the rule of 6.6, which holds for all vendors. */
 function otherVendor(platform: Platform, region: HostRegion, kernel: KernelVersion): Lock {
   const name = platform === 'amd' ? 'IVMD' : 'RMR';
+  if (platform === 'arm' && !atLeast(kernel, 6, 0)) {
+    const why = 'kernels before ~6.0 do not read RMR nodes: firmware and guest may clash silently';
+    return { locks: false, silent: true, approximate: true, why };
+  }
   if (region.type === 'direct-relaxable')
     return { locks: false, silent: false, approximate: false, why: `its ${name} region is direct-relaxable` };
   if (eraOf(kernel) === 'require-direct') {
@@ -145,25 +150,30 @@ function otherVendor(platform: Platform, region: HostRegion, kernel: KernelVersi
       locks: true,
       silent: false,
       approximate: !atLeast(kernel, 6, 12),
-      why: `an ${name} region wants a 1:1 mapping`,
+      why: `firmware wants a 1:1 mapping for it (${name})`,
     };
   }
-  const map = atLeast(kernel, 5, 4) ? '; MAP over it fails with EINVAL (since about 5.4)' : '';
+  const map = atLeast(kernel, 5, 4) ? '; MAP over it fails with EINVAL (since ~5.4)' : '';
   return {
     locks: false,
     silent: true,
     approximate: atLeast(kernel, 5, 4),
-    why: `kernels before 6.6 refuse no device for an ${name} region${map}`,
+    why: `kernels before ~6.6 refuse no device for an ${name} region${map}`,
   };
 }
 
-function refused(member: GroupMember, lock: Lock, kernel: KernelVersion, driver: string): Eligibility {
-  const isNew = eraOf(kernel) === 'require-direct';
-  const tag = !isNew && atLeast(kernel, 5, 0) ? 'DMAR: ' : '';
+/** The line that Linux logs when it refuses a device; a name that is no function (a path, a group) is left open. */
+export function refusalLine(name: string, kernel: KernelVersion, driver = 'vfio-pci'): string {
+  const device = parseDeviceName(name)?.kind === 'pci' ? name : '<device>';
+  if (eraOf(kernel) === 'require-direct') return `${driver} ${device}: ${NEW_LINE}`;
+  return `${driver} ${device}: ${atLeast(kernel, 5, 0) ? 'DMAR: ' : ''}${OLD_LINE}`;
+}
+
+function refused(member: GroupMember, lock: Lock, kernel: KernelVersion, driver: string | undefined): Eligibility {
   return {
     verdict: 'refused',
-    errno: isNew ? 'EINVAL' : 'EPERM',
-    message: `${driver} ${member.name}: ${tag}${isNew ? NEW_LINE : OLD_LINE}`,
+    errno: eraOf(kernel) === 'require-direct' ? 'EINVAL' : 'EPERM',
+    message: refusalLine(member.name, kernel, driver),
     lockedBy: member.name,
     approximate: lock.approximate,
     why: `${lock.why} (Linux ${formatKernel(kernel)})`,

@@ -1,8 +1,8 @@
 // Holes that a VMM must leave in guest RAM because of reserved host memory, and the rule for hot-added devices.
 // Not a memory-map builder: ranges in, ranges out. All ranges have INCLUSIVE ends.
 import type { AddressRange } from '../base/ranges.ts';
-import { cutRanges, intersect, intersectLists, mergeRanges, rangeSize } from '../base/ranges.ts';
-import { checkOneOf, hex } from '../base/check.ts';
+import { cutRanges, intersect, intersectLists, invertRanges, mergeRanges, rangeSize } from '../base/ranges.ts';
+import { U64_MAX, checkOneOf, hex } from '../base/check.ts';
 import type { ReservedKind, ReservedRegion } from '../base/reserved.ts';
 
 /**
@@ -15,9 +15,9 @@ export type GuestMode = 'translated' | 'bypass' | 'nested';
 /** All modes. */
 export const GUEST_MODES: readonly GuestMode[] = ['translated', 'bypass', 'nested'];
 
-/** A range where no guest RAM may lie. */
+/** A range where no guest RAM may lie; `beyond` lies outside the addresses that an endpoint translates. */
 export interface Hole extends AddressRange {
-  readonly kind: ReservedKind;
+  readonly kind: ReservedKind | 'beyond';
 }
 
 /** What is left of a RAM layout. */
@@ -37,10 +37,15 @@ export interface HotAdd {
 }
 
 /**
- * Holes for a set of endpoints: the union of their reserved regions, MSI cut out of RESERVED. Empty in mode `translated`.
+ * Holes for a set of endpoints: the union of their reserved regions, MSI cut out of RESERVED, and what lies outside
+ * `inputRange` (all 64 bits by default). Empty in mode `translated`.
  * @throws RangeError when `mode` is none of {@link GUEST_MODES}.
  */
-export function guestHoles(endpoints: readonly (readonly ReservedRegion[])[], mode: GuestMode): Hole[] {
+export function guestHoles(
+  endpoints: readonly (readonly ReservedRegion[])[],
+  mode: GuestMode,
+  inputRange: AddressRange = { start: 0n, end: U64_MAX },
+): Hole[] {
   if (checkOneOf('mode', mode, GUEST_MODES) === 'translated') return [];
   const all = endpoints.flat();
   const msi = mergeRanges(all.filter((region) => region.kind === 'msi'));
@@ -51,6 +56,7 @@ export function guestHoles(endpoints: readonly (readonly ReservedRegion[])[], mo
   return [
     ...reserved.map((range): Hole => ({ ...range, kind: 'reserved' })),
     ...msi.map((range): Hole => ({ ...range, kind: 'msi' })),
+    ...invertRanges([inputRange], { start: 0n, end: U64_MAX }).map((range): Hole => ({ ...range, kind: 'beyond' })),
   ].sort((a, b) => (a.start < b.start ? -1 : 1));
 }
 

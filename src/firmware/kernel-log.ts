@@ -1,15 +1,18 @@
-// Reader of Linux kernel logs: what they say of RMRRs, in the words of Linux 3.x to today. A line that names a range only
-// and a line that names a device and a range are joined by exact range; repeats at run time are counted once.
-// Not a judge of devices. Limits are INCLUSIVE, as the kernel prints them.
+// Reader of Linux kernel logs: what they say of reserved memory (kernel-log-rules.ts has the words). A line that names a
+// range only and a line that names a device and a range are joined by exact range; repeats at run time are counted once.
+// Not a judge of devices. Limits are INCLUSIVE.
 import type { AddressRange } from '../base/ranges.ts';
 import type { DeviceRef } from './device-ref.ts';
 import { formatDevice, parseDeviceName } from './device-ref.ts';
-import { checkE820, e820Entry } from './e820.ts';
 import type { E820Entry } from './e820.ts';
+import { checkE820, e820Entry } from './e820.ts';
+import type { LogFacts } from './kernel-log-rules.ts';
+import { LOG_RULES } from './kernel-log-rules.ts';
+import { IvmdFlag } from './ivrs.ts';
 import type { KernelRecord } from './kernel-records.ts';
 import { kernelRecords } from './kernel-records.ts';
-import type { HostRegion } from './region.ts';
-import { flagRange } from './region.ts';
+import type { HostRegion, Platform } from './region.ts';
+import { flagOverlaps, flagRange } from './region.ts';
 import type { Warning } from './warnings.ts';
 import { WarningList } from './warnings.ts';
 
@@ -58,77 +61,13 @@ export const MAX_LOG_FACTS = 1 << 14;
 /** Real memory maps have some tens of entries. */
 const MAX_E820 = 1024;
 
+const NAMES: Readonly<Record<Platform, string>> = { intel: 'RMRR', amd: 'IVMD', arm: 'RMR' };
+
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 interface Joined {
   readonly region: Mutable<Omit<HostRegion, 'devices'>> & { readonly devices: DeviceRef[] };
   readonly names: Set<string>;
 }
-
-const DEVICE = String.raw`([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])`;
-const RANGE = String.raw`\[(0x[0-9a-f]{1,20}) ?- ?(0x[0-9a-f]{1,20})\]`;
-const OLD_REFUSAL = 'Device is ineligible for IOMMU';
-const NEW_REFUSAL = 'Firmware has requested this device have a 1:1';
-
-type Rule = readonly [key: string, pattern: RegExp, apply: (log: LogState, match: RegExpMatchArray) => void];
-
-/** `key` is a plain string that must occur: most records are left after a few substring searches. */
-const RULES: readonly Rule[] = [
-  ['RMRR base:', /RMRR base:\s*(0x[0-9a-f]{1,20}) +end:\s*(0x[0-9a-f]{1,20})/gi, (log, m) => log.base(m)],
-  [
-    'identity map for',
-    new RegExp(String.raw`identity map for (?:HW passthrough )?device ${DEVICE} ?${RANGE}`, 'gi'),
-    (log, m) => log.identity(m),
-  ],
-  [
-    'identity map',
-    new RegExp(
-      String.raw`${DEVICE}: (?:DMAR: )?(?:Setting|Ignoring) identity map (?:for HW passthrough )?${RANGE}`,
-      'gi',
-    ),
-    (log, m) => log.identity(m),
-  ],
-  ['0-16MiB', /Prepare 0-16MiB unity mapping for LPC/g, (log) => log.set('lpcWorkaround')],
-  ['No RMRR found', /No RMRR found/g, (log) => log.set('noRmrr')],
-  [
-    'can cover this',
-    new RegExp(`No firmware reserved region can cover this RMRR ${RANGE}`, 'gi'),
-    (log, m) => log.range('notCovered', m),
-  ],
-  ['bad RMRR', new RegExp(`Your BIOS is broken; bad RMRR ${RANGE}`, 'gi'), (log, m) => log.range('badRmrr', m)],
-  [
-    'BIOS vendor:',
-    /BIOS vendor: ([^;]{0,100}); ?Ver: ([^;]{0,100}); ?Product Version: (.{0,100})/g,
-    (log, m) => log.vendor(m),
-  ],
-  ['is broken', /RMRR entry for device ([0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) is broken/gi, (log, m) => log.broken(m)],
-  ['ends before', /RMRR ends before it starts/g, (log) => log.odd('the kernel says: RMRR ends before it starts')],
-  [
-    'permitted address width',
-    /RMRR exceeds permitted address width \((\d{1,3}) bits\)/g,
-    (log, m) => log.odd(`the kernel says: ${m[0]}`),
-  ],
-  [
-    'ineligible',
-    new RegExp(`(?:(\\S{1,64}) ${DEVICE}: (?:DMAR: )?)?${OLD_REFUSAL}`, 'gi'),
-    (log, m) => log.refused(m, 'rmrr-locked'),
-  ],
-  [
-    'Firmware has requested',
-    new RegExp(`(?:(\\S{1,64}) ${DEVICE}: )?${NEW_REFUSAL}`, 'gi'),
-    (log, m) => log.refused(m, 'require-direct'),
-  ],
-  ['iommu group', new RegExp(`${DEVICE}: Adding to iommu group (\\d{1,9})`, 'gi'), (log, m) => log.group(m)],
-  [
-    'iommu group',
-    /Failed to add to iommu group (\d{1,9}): (-?\d{1,5})/g,
-    (log, m) => log.odd(`the kernel says: ${m[0]}`),
-  ],
-  ['relaxable', /assuming all RMRRs are relaxable/g, (log) => log.set('relaxAllRmrr')],
-  ['relax_rmrr', /[Cc]ommand line:.{0,2000}\bintel_iommu=\S{0,200}relax_rmrr/g, (log) => log.set('relaxRequested')],
-  ['Linux version', /Linux version (\d{1,3}\.\d{1,4}\S{0,60})/g, (log, m) => log.version(m)],
-  ['Host address width', /Host address width (\d{1,3})/g, (log, m) => log.width(m)],
-  ['e820:', /e820: .{1,200}/g, (log, m) => log.e820Line(m)],
-];
 
 /**
  * Reads a kernel log: `dmesg` of any form, journal, syslog, mail. No content throws; odd values are taken literally and
@@ -149,7 +88,7 @@ export function parseKernelLog(text: string): KernelLog {
 
 function apply(state: LogState, text: string): number {
   let found = 0;
-  for (const [key, pattern, act] of RULES) {
+  for (const [key, pattern, act] of LOG_RULES) {
     if (!text.includes(key)) continue;
     for (const match of text.matchAll(pattern)) {
       act(state, match);
@@ -160,7 +99,7 @@ function apply(state: LogState, text: string): number {
 }
 
 /** Facts gathered so far; one method per kind of record. */
-class LogState {
+class LogState implements LogFacts {
   readonly #warnings: WarningList;
   readonly #regions = new Map<string, Joined>();
   readonly #flags = { lpcWorkaround: false, noRmrr: false, relaxAllRmrr: false, relaxRequested: false };
@@ -197,7 +136,7 @@ class LogState {
     const { text } = this.#record;
     if (this.#known > this.#before) return;
     if (this.#cut) this.odd('RMRR line is cut off inside its limit, not read');
-    else if (/RMRR base:|Setting identity map|bad RMRR|cover this RMRR/.test(text))
+    else if (/RMRR base:|Setting identity map|bad RMRR|cover this RMRR|RMR descriptor\[|devid_start:/.test(text))
       this.odd('record is cut off or damaged, not read');
   }
 
@@ -231,14 +170,44 @@ class LogState {
       this.odd(`${device} is no PCI device`);
       return;
     }
-    const { region, names } = joined;
-    if (names.size === 0 && ref.kind === 'pci') region.segment = ref.segment;
-    const name = formatDevice(ref);
-    if (names.has(name) || !this.#room()) return;
-    names.add(name);
-    region.devices.push(ref);
-    const isa = name.endsWith(':00:1f.0') && region.base === 0n && region.limit === 0xff_ffffn;
+    this.#name(joined, ref);
+    const { region } = joined;
+    const isa = formatDevice(ref).endsWith(':00:1f.0') && region.base === 0n && region.limit === 0xff_ffffn;
     if (isa) region.pseudo = true;
+  }
+
+  /** `AMD-Vi: IVMD_TYPE…`, printed under amd_iommu_dump: addresses as Linux aligned them, an EXCLUSIVE end. */
+  ivmd(m: RegExpMatchArray): void {
+    const [, first = '', last = '', start = '', end = '', flags = ''] = m;
+    const after = BigInt(`0x${end}`);
+    if (after === 0n) return;
+    const joined = this.#join(`0x${start}`, `0x${(after - 1n).toString(16)}`, 'amd');
+    if (joined === undefined) return;
+    if ((Number.parseInt(flags, 16) & IvmdFlag.exclusion) !== 0) joined.region.exclusion = true;
+    const from = parseDeviceName(first.toLowerCase());
+    const to = parseDeviceName(last.toLowerCase());
+    if (from?.kind !== 'pci' || to?.kind !== 'pci') {
+      this.odd(`${first} or ${last} is no PCI device`);
+      return;
+    }
+    const { segment, rid } = from;
+    this.#name(joined, rid === to.rid ? from : { kind: 'pci-range', segment, first: rid, last: to.rid });
+  }
+
+  /** `IORT: … RMR descriptor[…]`: printed only for odd ones, names no device, does not say whether it is relaxable. */
+  rmr(m: RegExpMatchArray): void {
+    const [, first = '', last = '', usedFirst = '', usedLast = ''] = m;
+    const joined = this.#join(first, last, 'arm');
+    if (joined === undefined) return;
+    if (usedFirst === '') {
+      this.odd(`the kernel says: ${m[0]}`);
+      return;
+    }
+    const start = this.#address(usedFirst);
+    const end = this.#address(usedLast);
+    if (start === undefined || end === undefined || end < start) return;
+    joined.region.effective = { start, end };
+    this.odd(`the kernel calls RMR [${first}-${last}] not aligned to 64 KiB and uses [${usedFirst}-${usedLast}]`);
   }
 
   range(kind: 'notCovered' | 'badRmrr', m: RegExpMatchArray): void {
@@ -304,9 +273,18 @@ class LogState {
     for (const region of regions) {
       if (this.#warnings.full) break;
       if (region.pseudo === true) continue;
-      flagRange('RMRR', region.base, region.limit, region.where, this.#width, this.#warnings);
-      if (this.#e820.length > 0) checkE820(region, this.#e820, this.#warnings);
+      flagRange(
+        NAMES[region.platform ?? 'intel'],
+        region.base,
+        region.limit,
+        region.where,
+        this.#width,
+        this.#warnings,
+      );
+      if (this.#e820.length > 0 && region.platform === 'intel') checkE820(region, this.#e820, this.#warnings);
     }
+    const firmware = regions.filter((region) => region.pseudo !== true);
+    flagOverlaps('reserved range', firmware, this.#warnings);
     return {
       regions,
       rmrrBase: [...this.#ranges.rmrrBase.values()],
@@ -329,7 +307,15 @@ class LogState {
     return `line ${this.#record.line}`;
   }
 
-  #join(first: string, last: string): Joined | undefined {
+  #name({ region, names }: Joined, ref: DeviceRef): void {
+    if (names.size === 0 && (ref.kind === 'pci' || ref.kind === 'pci-range')) region.segment = ref.segment;
+    const name = formatDevice(ref);
+    if (names.has(name) || !this.#room()) return;
+    names.add(name);
+    region.devices.push(ref);
+  }
+
+  #join(first: string, last: string, platform: Platform = 'intel'): Joined | undefined {
     const base = this.#address(first);
     const limit = this.#address(last);
     if (base === undefined || limit === undefined) return undefined;
@@ -338,19 +324,10 @@ class LogState {
     const known = this.#regions.get(key);
     if (known !== undefined) return known;
     if (!this.#room()) return undefined;
-    const joined: Joined = {
-      region: {
-        source: 'dmesg',
-        base,
-        limit,
-        segment: 0,
-        type: 'direct',
-        devices: [],
-        where: this.#where,
-        platform: 'intel',
-      },
-      names: new Set(),
-    };
+    const where = this.#where;
+    const region: Joined['region'] = { source: 'dmesg', base, limit, segment: 0, type: 'direct', devices: [], where };
+    region.platform = platform;
+    const joined: Joined = { region, names: new Set() };
     this.#regions.set(key, joined);
     return joined;
   }

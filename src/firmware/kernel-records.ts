@@ -36,6 +36,7 @@ const STARTS: readonly RegExp[] = [
   /RMRR base:|Setting identity map|Setting RMRR|No RMRR found|Prepare 0-16MiB|No firmware reserved region/,
   /Your BIOS is broken|RMRR entry for device|Device is ineligible|Firmware has requested|Ignoring identity map/,
   /BIOS-e820:|assuming all RMRRs|Adding to iommu group|Failed to add to iommu group|RMRR e(?:nds|xceeds)/,
+  /^IVMD_TYPE|RMR descriptor\[|Adding device \S+ to group/,
 ];
 
 /** Splits a log into records. */

@@ -17,14 +17,17 @@ export interface EraSpan {
   readonly sample: KernelVersion;
 }
 
-/** All eras in order. Approximate edges, not read in source code: 4.1 (display exemption) and 6.6. */
+/** All eras in order. Edges with a `~` are approximate, not read in source code: 4.1 (display exemption) and 6.6. */
 export const KERNEL_ERAS: readonly EraSpan[] = [
   { era: 'none', kernels: 'before 3.17', sample: { major: 3, minor: 16 } },
-  { era: 'usb', kernels: '3.17 to 4.0', sample: { major: 3, minor: 18 } },
-  { era: 'usb-display', kernels: '4.1 to 5.2', sample: { major: 4, minor: 19 } },
-  { era: 'typed', kernels: '5.3 to 6.5', sample: { major: 5, minor: 15 } },
-  { era: 'require-direct', kernels: '6.6 and later', sample: { major: 6, minor: 12 } },
+  { era: 'usb', kernels: '3.17 to ~4.0', sample: { major: 3, minor: 18 } },
+  { era: 'usb-display', kernels: '~4.1 to 5.2', sample: { major: 4, minor: 19 } },
+  { era: 'typed', kernels: '5.3 to ~6.5', sample: { major: 5, minor: 15 } },
+  { era: 'require-direct', kernels: '~6.6 and later', sample: { major: 6, minor: 12 } },
 ];
+
+/** Newest kernel that still has the refusal message of 3.17 to about 6.5: what a log with that message comes from at most. */
+export const NEWEST_OLD_RULE: KernelVersion = { major: 6, minor: 5 };
 
 /** Newest kernel whose source the rules were read in; the default where no version is known. */
 export const NEWEST_KERNEL: KernelVersion = { major: 7, minor: 2 };

@@ -2,7 +2,7 @@
 // Only `direct` and `direct-relaxable` regions count: MSI windows and holes of the platform are in no table.
 // Ranges have INCLUSIVE ends and are compared at page granularity.
 import type { AddressRange } from '../base/ranges.ts';
-import { cutRanges, intersectLists, mergeRanges, overlaps, roundOutward } from '../base/ranges.ts';
+import { cutRanges, intersectLists, mergeRanges, roundOutward } from '../base/ranges.ts';
 import type { HostRegion, RegionSource } from './region.ts';
 import { ISA_WINDOW, isFirmwareMemory, regionRange } from './region.ts';
 
@@ -29,9 +29,12 @@ const PAGE = 4096n;
 export function diffRegions(regions: readonly HostRegion[], sources: readonly RegionSource[]): RegionDiff {
   const lists = new Map<RegionSource, AddressRange[]>();
   for (const source of sources) lists.set(source, []);
+  const isaMaps = new Set<RegionSource>();
   for (const region of regions) {
     const range = regionRange(region);
-    if (range !== undefined && isFirmwareMemory(region)) lists.get(region.source)?.push(roundOutward(range, PAGE));
+    if (range === undefined || !isFirmwareMemory(region)) continue;
+    lists.get(region.source)?.push(roundOutward(range, PAGE));
+    if (region.pseudo === true) isaMaps.add(region.source);
   }
   const merged = [...lists].map(([source, list]) => ({ source, ranges: mergeRanges(list) }));
   const differences: RegionDifference[] = [];
@@ -43,7 +46,7 @@ export function diffRegions(regions: readonly HostRegion[], sources: readonly Re
           ...range,
           present: a.source,
           missing: b.source,
-          why: explain(range, a.source, b.source, b.ranges),
+          why: explain(range, a.source, b, isaMaps.has(a.source)),
         });
       }
     }
@@ -56,10 +59,10 @@ export function diffRegions(regions: readonly HostRegion[], sources: readonly Re
 function explain(
   range: AddressRange,
   present: RegionSource,
-  missing: RegionSource,
-  other: readonly AddressRange[],
+  { source: missing, ranges: other }: { readonly source: RegionSource; readonly ranges: readonly AddressRange[] },
+  hasIsaMap: boolean,
 ): string {
-  if (overlaps(range, ISA_WINDOW) && range.start === 0n && range.end <= ISA_WINDOW.end && !isTable(present)) {
+  if (hasIsaMap && range.end <= ISA_WINDOW.end && !isTable(present)) {
     return 'the 0-16 MiB map of an ISA bridge is made by Linux and stands in no table';
   }
   if (other.some((near) => near.end + 1n === range.start || range.end + 1n === near.start)) {

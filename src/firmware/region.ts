@@ -46,6 +46,9 @@ export const X86_MSI_WINDOW: AddressRange = { start: 0xfee0_0000n, end: 0xfeef_f
 /** What Linux maps for an ISA bridge when its floppy workaround is on. */
 export const ISA_WINDOW: AddressRange = { start: 0n, end: 0xff_ffffn };
 
+/** Linux reserves it in every group of an AMD host; no table names it. */
+export const HYPERTRANSPORT: AddressRange = { start: 0xfd_0000_0000n, end: 0xff_ffff_ffffn };
+
 /** Above the largest RMRR of 304 distinct tables, 1032 MiB. */
 export const LARGEST_KNOWN = 1100n << 20n;
 

@@ -18,8 +18,10 @@ export interface RemedyInput {
 
 /** Ways out for one device, most harmless first; empty when it is assignable. */
 export function remediesFor(input: RemedyInput): string[] {
-  const { eligibility, name, kernel, regions } = input;
+  const { eligibility, name, regions } = input;
   if (eligibility.verdict === 'assignable' && !eligibility.approximate) return [];
+  if (eligibility.verdict === 'unknown' && name.startsWith('acpi:'))
+    return ['see on the host whether the device sits in an IOMMU group, and what reserved_regions of that group list'];
   if (eligibility.verdict === 'unknown')
     return ['run this on the host, or give its sysfs, so that bridge paths can be resolved'];
   if (eligibility.verdict !== 'refused') {
@@ -29,27 +31,39 @@ export function remediesFor(input: RemedyInput): string[] {
   const { lockedBy } = eligibility;
   if (lockedBy !== undefined && lockedBy !== name)
     return [`${lockedBy} of the same IOMMU group locks it: see there, or move one of them`];
-  const ways = [
-    'firmware: a newer version, or a setting that takes the device out of the reserved memory (HPE: RMRDS per slot with conrep; shared-memory or device-monitoring options elsewhere)',
-  ];
-  ways.push('assign an SR-IOV virtual function instead of the physical function: virtual functions are in no scope');
-  if (input.entangled > 1) {
-    ways.push(
-      `a different slot: firmware often reserves memory per slot, and ${input.entangled - 1} other devices share this memory`,
-    );
-  }
   const amdOrArm = regions.some((region) => region.platform === 'amd' || region.platform === 'arm');
-  if (input.classCode !== undefined && isDisplay(input.classCode) && !atLeast(kernel, 4, 2)) {
-    ways.push('kernel: 4.2 and later exempt display devices (approximate)');
-  }
-  if (amdOrArm)
+  const ways: string[] = [];
+  if (input.classCode === undefined && !amdOrArm && eligibility.approximate) {
     ways.push(
-      'kernel: versions before 6.6 do not refuse it, at the risk of the device writing into memory of the guest',
+      'class: USB and display devices are exempt; is it one (lspci -nn)? then tell it: --class <device>=0x0c0330, or give --sysfs',
     );
-  else {
+  }
+  ways.push(
+    'firmware: a newer version, or a setting that takes the device out of the reserved memory (HPE: RMRDS per slot with conrep; shared-memory or device-monitoring options elsewhere)',
+  );
+  ways.push('virtual function: assign an SR-IOV virtual function instead; no scope of a table names those');
+  if (input.entangled > 1 && !isBuiltIn(name)) {
+    const others = input.entangled === 2 ? 'one other device shares' : `${input.entangled - 1} other devices share`;
+    ways.push(`slot: move the card; firmware often reserves memory per slot, and ${others} this memory`);
+  }
+  ways.push(kernelRemedy(input, amdOrArm));
+  if (!amdOrArm) {
     ways.push(
-      'out-of-tree relax_rmrr patch (intel_iommu=on,relax_rmrr): never upstream; if the device or the firmware really uses the memory, guest and firmware corrupt each other',
+      'patch: out-of-tree relax_rmrr (intel_iommu=on,relax_rmrr), never upstream; risk: if device or firmware really use the memory, guest and firmware corrupt each other',
     );
   }
   return ways;
+}
+
+function kernelRemedy({ kernel, classCode }: RemedyInput, amdOrArm: boolean): string {
+  if (amdOrArm)
+    return 'kernel: before ~6.6 none refuses it, at the risk that the device writes into memory of the guest';
+  if (classCode !== undefined && isDisplay(classCode) && !atLeast(kernel, 4, 2))
+    return 'kernel: ~4.1 and later exempt display devices';
+  return 'kernel: none from 3.17 on lets it go; another version only changes the error (EPERM before ~6.6, then EINVAL)';
+}
+
+/** On bus 0 there are no slots. */
+function isBuiltIn(name: string): boolean {
+  return /^[0-9a-f]{4,8}:00:/.test(name);
 }

@@ -35,6 +35,7 @@ export function reportJson(report: RmrrReport): JsonObject {
     mode: report.mode,
     holes: holesJson(report.holes),
     relaxableCost: hex(report.relaxableCost),
+    ...(report.layout === undefined ? {} : { layout: layoutJson(report.layout) }),
     refusals: report.refusals.map(({ device, rule, line }) => ({
       device: device ?? null,
       rule,
@@ -111,7 +112,12 @@ function deviceJson(device: ReportDevice): Json {
     lockedBy: eligibility.lockedBy ?? null,
     approximate: eligibility.approximate,
     why: eligibility.why,
-    byKernel: device.byKernel.map(({ kernels, verdict, errno }) => ({ kernels, verdict, errno: errno ?? null })),
+    byKernel: device.byKernel.map(({ kernels, verdict, errno, approximate }) => ({
+      kernels,
+      verdict,
+      errno: errno ?? null,
+      approximate,
+    })),
     probeBytes: (device.resv?.reserved.length ?? 0) * RESV_MEM_BYTES,
     relaxableBytes: hex(device.resv?.relaxableBytes ?? 0n),
     remedies: [...device.remedies],

@@ -1,7 +1,8 @@
 // What a report on reserved host memory takes and gives. Plain data; report.ts computes it, report-json.ts spells it.
+import type { AddressRange } from '../base/ranges.ts';
 import type { Component, SharedPair } from './entanglement.ts';
 import type { Eligibility, Verdict } from './eligibility.ts';
-import type { GuestMode, Hole } from './holes.ts';
+import type { GuestMode, Hole, RamLayout } from './holes.ts';
 import type { Refusal } from './kernel-log.ts';
 import type { KernelVersion } from './kernel-version.ts';
 import type { HostRegion, RegionSource } from './region.ts';
@@ -25,6 +26,8 @@ export interface ReportInput {
   readonly snapshot?: SysfsSnapshot | undefined;
   /** The newest kernel known when undefined. */
   readonly kernel?: KernelVersion | undefined;
+  /** True when `kernel` is only what the wording of a log tells. */
+  readonly kernelFromWording?: boolean;
   /** `active`: the log proves it; `requested`: only the command line has it; `unknown`: nothing says so. */
   readonly relaxRmrr?: 'active' | 'requested' | 'unknown';
   /** Group of a device, from a log; a snapshot's groups come first. */
@@ -42,6 +45,8 @@ export interface ReportInput {
   readonly holesFor?: readonly string[];
   /** For the holes; `bypass` by default. */
   readonly mode?: GuestMode;
+  /** Guest RAM that the holes are cut out of. */
+  readonly ram?: readonly AddressRange[] | undefined;
 }
 
 /** One device of a report. */
@@ -58,6 +63,7 @@ export interface ReportDevice {
     readonly kernels: string;
     readonly verdict: Verdict;
     readonly errno: string | undefined;
+    readonly approximate: boolean;
   }[];
   /** What its endpoint would report; undefined when nothing can be reported (see the warnings). */
   readonly resv: ResvMem | undefined;
@@ -78,8 +84,13 @@ export interface RmrrReport {
   readonly shared: readonly SharedPair[];
   readonly mode: GuestMode;
   readonly holes: readonly Hole[];
-  /** RAM that is lost in the holes only because relaxable regions are reported, in bytes. */
+  /**
+   * What the holes lose only because relaxable regions are reported, in bytes: guest RAM where its layout is known, else
+   * addresses.
+   */
   readonly relaxableCost: bigint;
+  /** What the holes leave of the guest's RAM; undefined without a layout. */
+  readonly layout: RamLayout | undefined;
   /** What the kernel refused in the logs. */
   readonly refusals: readonly Refusal[];
   readonly notes: readonly string[];

@@ -1,27 +1,21 @@
-// The report on reserved host memory: regions of all sources, resolved on the topology at hand; a verdict, RESV_MEM list
-// and remedies per device; components; holes. Pure: data in, data out. Ranges have INCLUSIVE ends.
-import type { AddressRange } from '../base/ranges.ts';
-import { rangeSize } from '../base/ranges.ts';
-import type { ReservedRegion } from '../base/reserved.ts';
-import { sysfsArch } from './any-source.ts';
-import type { DeviceRef } from './device-ref.ts';
-import { compareNames, formatDevice, parseDeviceName, refMayName, refNames } from './device-ref.ts';
-import type { Eligibility, GroupMember } from './eligibility.ts';
-import { assignability, classifyRelaxable } from './eligibility.ts';
+// The report on reserved host memory: regions of all sources, a verdict and remedies per device, components, holes.
+// Pure: data in, data out. Ranges have INCLUSIVE ends.
+import { compareNames, formatDevice, parseDeviceName, refMayName } from './device-ref.ts';
+import type { Eligibility } from './eligibility.ts';
+import { assignability, classifyRelaxable, refusalLine } from './eligibility.ts';
 import { entangle, sharedPairs } from './entanglement.ts';
-import { guestHoles } from './holes.ts';
+import { layRam } from './holes.ts';
 import type { KernelVersion } from './kernel-version.ts';
-import { KERNEL_ERAS, NEWEST_KERNEL, eraOf } from './kernel-version.ts';
-import type { HostRegion, Platform } from './region.ts';
+import { KERNEL_ERAS, NEWEST_KERNEL, eraOf, formatKernel } from './kernel-version.ts';
+import type { HostRegion } from './region.ts';
 import { isFirmwareMemory } from './region.ts';
 import { remediesFor } from './remedies.ts';
+import type { Context } from './report-context.ts';
+import { classOf, matesOf, memberOf, platformOf, relaxState, resolveAll } from './report-context.ts';
+import { flagGuestMsi, holesOf, relaxableCost, reservedOf } from './report-guest.ts';
 import type { ReportDevice, ReportInput, RmrrReport } from './report-types.ts';
-import type { ResvMem, ResvMemOptions } from './resv-mem.ts';
-import { toResvMem } from './resv-mem.ts';
 import { PciTopology } from './topology.ts';
 import { WarningList } from './warnings.ts';
-
-const HYPERTRANSPORT: AddressRange = { start: 0xfd_0000_0000n, end: 0xff_ffff_ffffn };
 
 /** Computes the report; content of sources never throws, a wrong option does (TypeError or RangeError naming it). */
 export function buildReport(input: ReportInput): RmrrReport {
@@ -31,22 +25,26 @@ export function buildReport(input: ReportInput): RmrrReport {
   const platform = platformOf(input);
   const regions = resolveAll(input, topology, platform, kernel, warnings);
   const arch = input.resv?.arch ?? (platform === 'arm' ? 'arm' : 'x86');
-  const mode = input.mode ?? 'bypass';
+  const relaxRmrr = relaxState(input, topology, regions);
   const components = entangle(regions);
-  const context: Context = { input, kernel, topology, regions, resv: { ...input.resv, arch }, warnings };
+  const context: Context = {
+    input,
+    kernel,
+    topology,
+    regions,
+    relaxRmrr,
+    platform,
+    resv: { ...input.resv, arch },
+    warnings,
+  };
   context.sizeOf = new Map(components.flatMap((part) => part.devices.map((name) => [name, part.devices.length])));
   const devices = deviceNames(context).map((name) => judge(context, name));
-  const nameless = regions.filter((region) => region.devices.length === 0);
-  const { holesFor } = input;
-  const lists = devices
-    .filter((device) => holesFor?.includes(device.name) ?? true)
-    .map((device) => device.resv?.reserved ?? []);
-  if (nameless.length > 0 && holesFor === undefined)
-    lists.push(reservedOf(context, 'regions without a device', nameless)?.reserved ?? []);
-  const holes = guestHoles(lists, mode);
+  const mode = input.mode ?? 'bypass';
+  const holes = holesOf(context, devices, mode);
+  flagGuestMsi(context, devices);
   return {
     kernel,
-    relaxRmrr: input.relaxRmrr ?? 'unknown',
+    relaxRmrr,
     arch,
     sources: [...new Set(input.sources.map((source) => source.kind))],
     regions,
@@ -56,96 +54,17 @@ export function buildReport(input: ReportInput): RmrrReport {
     shared: sharedPairs(regions),
     mode,
     holes,
-    relaxableCost: relaxableCost(context, holes, mode),
+    layout: input.ram === undefined ? undefined : layRam(input.ram, holes),
+    relaxableCost: relaxableCost(context, devices, holes, mode),
     refusals: input.refusals ?? [],
-    notes: notesOf(input, platform, regions),
+    notes: notesOf(context),
   };
-}
-
-interface Context {
-  readonly input: ReportInput;
-  readonly kernel: KernelVersion;
-  readonly topology: PciTopology | undefined;
-  readonly regions: readonly HostRegion[];
-  readonly resv: ResvMemOptions;
-  readonly warnings: WarningList;
-  sizeOf?: ReadonlyMap<string, number>;
-  byName?: Map<string, HostRegion[]>;
-  members?: Map<string, string[]>;
-  /** Regions that name a range of functions. */
-  ranged?: readonly HostRegion[];
 }
 
 function sourceWarnings(input: ReportInput): { where: string; what: string }[] {
   return input.sources.flatMap((source) =>
     source.warnings.map(({ where, what }) => ({ where: `${source.name}: ${where}`, what })),
   );
-}
-
-/** Whose rules sysfs regions follow: a table tells, else the regions that only one platform has. */
-function platformOf(input: ReportInput): Platform {
-  const kinds = new Set(input.sources.map((source) => source.kind));
-  if (kinds.has('dmar') || kinds.has('dmesg')) return 'intel';
-  if (kinds.has('ivrs')) return 'amd';
-  if (kinds.has('iort')) return 'arm';
-  const all = input.sources.flatMap((source) => source.regions);
-  if (all.some((r) => r.type === 'reserved' && r.base === HYPERTRANSPORT.start && r.limit === HYPERTRANSPORT.end))
-    return 'amd';
-  return sysfsArch(all) === 'arm' ? 'arm' : 'intel';
-}
-
-function resolveAll(
-  input: ReportInput,
-  topology: PciTopology | undefined,
-  platform: Platform,
-  kernel: KernelVersion,
-  warnings: WarningList,
-): HostRegion[] {
-  return input.sources.flatMap((source) =>
-    source.regions.map((region) => {
-      const known: HostRegion = region.platform === undefined ? { ...region, platform } : region;
-      if (source.kind === 'sysfs') return known;
-      const where = `${source.name}: ${region.where}`;
-      const resolved =
-        source.kind === 'dmesg' ? known : { ...known, devices: resolve(known.devices, topology, where, warnings) };
-      return relaxedByClass(resolved, input, topology, kernel);
-    }),
-  );
-}
-
-function resolve(
-  devices: readonly DeviceRef[],
-  topology: PciTopology | undefined,
-  where: string,
-  warnings: WarningList,
-): readonly DeviceRef[] {
-  if (topology === undefined) return devices;
-  const found = new Map<string, DeviceRef>();
-  for (const device of devices) {
-    const present = topology.resolve(device, where, warnings);
-    for (const ref of present ?? [device]) found.set(formatDevice(ref), ref);
-  }
-  return [...found.values()];
-}
-
-/** A region all of whose devices are of an exempt class is direct-relaxable; a mixed one stays direct. */
-function relaxedByClass(
-  region: HostRegion,
-  input: ReportInput,
-  topology: PciTopology | undefined,
-  kernel: KernelVersion,
-): HostRegion {
-  if (region.type !== 'direct' || region.platform !== 'intel' || region.devices.length === 0) return region;
-  if (eraOf(kernel) === 'none') return region;
-  const exempt = region.devices.every((device) => {
-    const classCode = classOf(formatDevice(device), input, topology);
-    return classCode !== undefined && classifyRelaxable(classCode, kernel).relaxable;
-  });
-  return exempt ? { ...region, type: 'direct-relaxable' } : region;
-}
-
-function classOf(name: string, input: ReportInput, topology: PciTopology | undefined): number | undefined {
-  return topology?.device(name)?.classCode ?? input.classes?.get(name);
 }
 
 function deviceNames(context: Context): string[] {
@@ -173,12 +92,12 @@ function judge(context: Context, name: string): ReportDevice {
   const members = mates.map((mate) => memberOf(context, mate));
   const own = members.find((member) => member.name === name)?.regions ?? [];
   const all = [...new Set(members.flatMap((member) => member.regions))];
-  const relaxRmrr = input.relaxRmrr === 'active';
+  const relaxRmrr = context.relaxRmrr === 'active';
   const eligibility = withEvidence(context, name, mates, assignability(members, kernel, { relaxRmrr }));
   const classCode = classOf(name, input, context.topology);
   const byKernel = KERNEL_ERAS.map(({ kernels, sample }) => {
-    const { verdict, errno } = withEvidence(context, name, mates, assignability(members, sample), sample);
-    return { kernels, verdict, errno };
+    const { verdict, errno, approximate } = withEvidence(context, name, mates, assignability(members, sample), sample);
+    return { kernels, verdict, errno, approximate };
   });
   const entangled = context.sizeOf?.get(name) ?? 1;
   return {
@@ -198,36 +117,6 @@ function groupOf(context: Context, name: string): string | undefined {
   return context.topology?.groupOf(name) ?? context.input.groups?.get(name);
 }
 
-function matesOf(context: Context, name: string): readonly string[] {
-  if (context.topology?.groupOf(name) !== undefined) return context.topology.mates(name);
-  const { groups } = context.input;
-  const group = groups?.get(name);
-  if (groups === undefined || group === undefined) return [name];
-  if (context.members === undefined) {
-    context.members = new Map();
-    for (const [device, id] of groups) {
-      const known = context.members.get(id);
-      if (known === undefined) context.members.set(id, [device]);
-      else known.push(device);
-    }
-  }
-  return context.members.get(group) ?? [name];
-}
-
-function memberOf(context: Context, name: string): GroupMember {
-  const device = parseDeviceName(name);
-  const own = context.byName?.get(name) ?? [];
-  context.ranged ??= context.regions.filter((region) => region.devices.some((ref) => ref.kind === 'pci-range'));
-  const inRange =
-    device === undefined ? [] : context.ranged.filter((region) => region.devices.some((ref) => refNames(ref, device)));
-  return {
-    name,
-    regions: [...new Set([...own, ...inRange])],
-    classCode: classOf(name, context.input, context.topology),
-    virtualFunction: context.topology?.device(name)?.virtualFunction ?? false,
-  };
-}
-
 /** Adds what the rules cannot see: a refusal in the log, or a region that may name the device. */
 function withEvidence(
   context: Context,
@@ -237,12 +126,17 @@ function withEvidence(
   kernel: KernelVersion = context.kernel,
 ): Eligibility {
   const { input } = context;
-  if (verdict.verdict === 'refused' || eraOf(kernel) === 'none' || input.relaxRmrr === 'active') return verdict;
+  if (name.startsWith('acpi:') && verdict.verdict === 'refused' && context.platform === 'intel') {
+    const why = 'its scope is an ACPI device, which Linux counts and binds to no device';
+    return { ...verdict, verdict: 'unknown', errno: undefined, message: undefined, lockedBy: undefined, why };
+  }
+  if (verdict.verdict === 'refused' || eraOf(kernel) === 'none' || context.relaxRmrr === 'active') return verdict;
   const refusal = input.refusals?.find(({ device }) => device !== undefined && mates.includes(device));
   if (refusal !== undefined) {
     const errno = eraOf(kernel) === 'require-direct' ? 'EINVAL' : 'EPERM';
     const why = `the kernel refused ${refusal.device ?? name} in the log (line ${refusal.line})`;
-    return { ...verdict, verdict: 'refused', errno, lockedBy: refusal.device, why };
+    const message = refusalLine(refusal.device ?? name, kernel, refusal.driver);
+    return { ...verdict, verdict: 'refused', errno, message, lockedBy: refusal.device, why };
   }
   const bound = input.bound?.find((device) => mates.includes(device));
   if (bound !== undefined) return boundByLog(verdict, bound, classOf(bound, input, context.topology), kernel);
@@ -254,7 +148,8 @@ function withEvidence(
   const doubt = context.regions.find(
     (region) =>
       isFirmwareMemory(region) &&
-      (region.devices.length === 0 || region.devices.some((ref) => refMayName(ref, device))),
+      ((region.source === 'dmesg' && region.devices.length === 0) ||
+        region.devices.some((ref) => refMayName(ref, device))),
   );
   if (doubt === undefined || context.byName?.has(name) === true) return verdict;
   const what = doubt.devices.length === 0 ? 'names no device' : 'names what only the host can resolve to a device';
@@ -277,47 +172,33 @@ function boundByLog(
     ...verdict,
     verdict: 'refused',
     errno,
+    message: refusalLine(device, kernel),
     lockedBy: device,
     approximate: classCode === undefined,
     why: why + doubt,
   };
 }
 
-function reservedOf(context: Context, name: string, regions: readonly HostRegion[]): ResvMem | undefined {
-  const { resv, warnings } = context;
-  try {
-    return toResvMem(regions, { ...resv, name: 'regions' });
-  } catch (error) {
-    if (!(error instanceof RangeError)) throw error;
-    warnings.add(name, `RESV_MEM: ${error.message}`);
-  }
-  try {
-    return toResvMem(regions, { ...resv, probeSize: 0xffff_ffff });
-  } catch {
-    return undefined;
-  }
-}
-
-function relaxableCost(context: Context, holes: readonly AddressRange[], mode: RmrrReport['mode']): bigint {
-  if (context.resv.relaxable === 'omit' || !context.regions.some((r) => r.type === 'direct-relaxable')) return 0n;
-  const without: ReservedRegion[] = [];
-  const options: ResvMemOptions = { ...context.resv, relaxable: 'omit', probeSize: 0xffff_ffff };
-  try {
-    without.push(...toResvMem(context.regions, options).reserved);
-  } catch {
-    return 0n;
-  }
-  const sum = (ranges: readonly AddressRange[]): bigint => ranges.reduce((left, range) => left + rangeSize(range), 0n);
-  const cost = sum(holes) - sum(guestHoles([without], mode));
-  return cost > 0n ? cost : 0n;
-}
-
-function notesOf(input: ReportInput, platform: Platform, regions: readonly HostRegion[]): string[] {
+function notesOf(context: Context): string[] {
+  const { input, platform, regions } = context;
   const notes: string[] = [];
-  const kinds = new Set(input.sources.map((source) => source.kind));
-  if (platform === 'amd' && !kinds.has('sysfs')) {
+  if (input.kernel === undefined) {
+    const newest = formatKernel(context.kernel);
+    notes.push(`no source names a kernel version: judged for ${newest}, the newest one known; --kernel sets another`);
+  }
+  if (input.kernelFromWording === true) {
     notes.push(
-      'AMD hosts also reserve 0xfd00000000-0xffffffffff (HyperTransport); their sysfs shows it, the IVRS table does not',
+      'no source names a kernel version: the refusal in the log is worded as in 3.17 to ~6.5; --kernel sets one',
+    );
+  }
+  if (platform === 'amd' && !regions.some((region) => region.source === 'sysfs')) {
+    notes.push(
+      '0xfd00000000-0xffffffffff (HyperTransport) is in no table: Linux reserves it in every group of an AMD host',
+    );
+  }
+  if (context.relaxRmrr === 'active' && input.relaxRmrr !== 'active') {
+    notes.push(
+      'sysfs lists a region as direct-relaxable whose devices are not exempt: the kernel has the relax_rmrr patch',
     );
   }
   if (input.snapshot === undefined && regions.some((region) => region.devices.some((ref) => ref.kind === 'path'))) {
@@ -325,7 +206,7 @@ function notesOf(input: ReportInput, platform: Platform, regions: readonly HostR
       'paths such as 0000:00/1c.7/00.0 (segment:start bus/device.function per hop) need sysfs to become bus numbers',
     );
   }
-  if (input.relaxRmrr === 'requested') {
+  if (context.relaxRmrr === 'requested') {
     notes.push(
       'relax_rmrr is on the kernel command line, but nothing shows that the kernel knows it: a vanilla kernel ignores it',
     );
@@ -335,6 +216,6 @@ function notesOf(input: ReportInput, platform: Platform, regions: readonly HostR
       '0x0-0xffffff is the map Linux makes for an ISA bridge: a hole only for a guest that is given its group',
     );
   }
-  notes.push('the versions 4.1 (display devices) and 6.6 (1:1 rule for all vendors) are approximate');
+  notes.push('versions and verdicts with ~ are approximate: not read in source code, or the device class is not known');
   return notes;
 }

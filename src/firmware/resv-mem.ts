@@ -61,7 +61,8 @@ export function toResvMem(regions: readonly HostRegion[], options: ResvMemOption
   for (const region of regions) {
     for (const range of coveredRanges(region)) {
       if (region.type === 'msi') {
-        if (checked.arch === 'x86' && overlaps(range, X86_MSI_WINDOW)) all.push({ ...range, kind: 'msi' });
+        // The window itself is in `checked.msi`: what a source lists beyond it must not pass untranslated.
+        if (checked.arch === 'x86' && overlaps(range, X86_MSI_WINDOW)) all.push({ ...range, kind: 'reserved' });
         continue;
       }
       if (region.type === 'direct-relaxable') {

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CliError } from '../../src/cli/errors.ts';
 import { rmrrCommand } from '../../src/cli/rmrr.ts';
+import type { HostRoots } from '../../src/host/sysfs.ts';
 import { readHost, readSysfs } from '../../src/host/sysfs.ts';
 import { codes, dmar, ivmd, ivrs, rmrr, scope, structure } from './acpi-builder.ts';
 
@@ -32,12 +33,16 @@ interface ReportJson {
 }
 
 function run(...args: string[]): Result {
+  return runAt({}, ...args);
+}
+
+function runAt(more: HostRoots, ...args: string[]): Result {
   let out = '';
   let code = 0;
   const io = {
     write: (text: string) => void (out += text),
     setExitCode: (value: number) => void (code = value),
-    roots: { sys: file('sys'), proc: file('proc') },
+    roots: { sys: file('sys'), proc: file('proc'), ...more },
   };
   const command = rmrrCommand(io).exitOverride();
   for (const sub of command.commands) sub.exitOverride().configureOutput({ writeErr: () => undefined });
@@ -173,6 +178,70 @@ describe('rmrr report', () => {
     expect(report.devices).toHaveLength(3);
   });
 
+  it('reads the log of a live host where it may, without its annotations', () => {
+    put(
+      'dev/kmsg',
+      '6,1,100,-;Linux version 6.6.1 (x)\n6,339,5140900,-;DMAR: RMRR base: 0x0000007d000000 end: 0x0000007d000fff\n SUBSYSTEM=acpi\n' +
+        '4,340,106509326,-,caller=T1;vfio-pci 0000:00:03.0: Firmware has requested this device have a 1:1 IOMMU mapping\n',
+    );
+    expect(readHost({ sys: file('sys'), proc: file('proc'), dev: file('dev') }).kernelLog).toBe(
+      '[    0.000100] Linux version 6.6.1 (x)\n[    5.140900] DMAR: RMRR base: 0x0000007d000000 end: 0x0000007d000fff\n' +
+        '[  106.509326] vfio-pci 0000:00:03.0: Firmware has requested this device have a 1:1 IOMMU mapping\n',
+    );
+    expect(readHost({ sys: file('sys'), proc: file('proc') }).kernelLog).toBeUndefined();
+    expect(readHost({ sys: file('sys'), dev: file('nowhere') }).kernelLog).toBeUndefined();
+    const report = JSON.parse(runAt({ dev: file('dev') }, 'report', '--json').out) as ReportJson;
+    expect(report.regions.some(({ source }) => source === 'dmesg')).toBe(true);
+    expect(report.devices.find(({ device }) => device === '0000:00:03.0')?.verdict).toBe('refused');
+    expect(report.kernel).toBe('6.12');
+  });
+
+  it('judges a log without version by the wording of its refusal', () => {
+    put(
+      'old.log',
+      'vfio-pci 0000:01:00.1: Device is ineligible for IOMMU domain attach due to platform RMRR requirement.\n',
+    );
+    const { out } = run('report', '--dmesg', file('old.log'));
+    expect(out).toContain('judged for Linux 6.5');
+    expect(out).toContain('REFUSED (EPERM): 0000:01:00.1');
+    expect(out).toContain('worded as in 3.17 to ~6.5');
+    expect(json('report', '--dmesg', file('old.log'), '--kernel', '6.12').kernel).toBe('6.12');
+  });
+
+  it('takes the directory of one group', () => {
+    const report = json('report', '--sysfs', file('sys/kernel/iommu_groups/3'));
+    expect(report.regions[0]).toMatchObject({ source: 'sysfs', devices: ['0000:01:00.0'] });
+  });
+
+  it('says in its first lines which devices are refused, why, and what to do', () => {
+    const { out } = run('report', '--dmar', file('dmar.aml'), '--sysfs', file('sys'), '--kernel', '6.12');
+    const head = out.split('\n').slice(2, 9).join('\n');
+    for (const part of ['REFUSED (EINVAL): 0000:01:00.0', 'why     ', 'memory  0x7d000000-0x7d000fff', 'to do   1. '])
+      expect(head).toContain(part);
+    expect(out).toContain('ASSIGNABLE, THOUGH MEMORY IS RESERVED: 0000:00:1d.0');
+    expect(out).toContain('ASSIGNABLE: 0000:00:03.0: nothing is reserved for it');
+    const named = run('report', '--dmar', file('dmar.aml'), '--device', '00:1d.0').out;
+    expect(named).toContain('Other devices: 1 refused');
+  });
+
+  it('names the RAM that the holes cost', () => {
+    const report = JSON.parse(run('report', '--dmar', file('dmar.aml'), '--ram', '4G', '--json').out) as {
+      layout: { lost: string };
+    };
+    expect(report.layout.lost).toBe('0x2000');
+    expect(run('report', '--dmar', file('dmar.aml'), '--ram', '4G').out).toContain('Lost: 8 KiB in 2 places');
+  });
+
+  it('has examples in its help', () => {
+    for (const command of [rmrrCommand(), ...rmrrCommand().commands]) {
+      let help = '';
+      command.configureOutput({ writeOut: (text) => void (help += text) });
+      command.outputHelp();
+      expect(help).toContain('$ virtio-iommu rmrr report --dmar');
+      expect(help).toContain('Exit status: 0');
+    }
+  });
+
   it('ends with status 1 exactly when a named device is not assignable', () => {
     const source = ['--dmar', file('dmar.aml')];
     expect(run('report', ...source).code).toBe(0);
@@ -192,9 +261,10 @@ describe('rmrr report', () => {
     const { out } = run('report', '--dmar', file('dmar.aml'), '--kernel', '5.10');
     for (const part of [
       '0x7d000000-0x7d000fff',
-      'refused (EPERM)',
-      '6.6 and later',
-      'remedy: ',
+      'REFUSED (EPERM) ~: 0000:00/1c.7/00.0, 0000:00:1d.0',
+      'memory  0x7d000000-0x7d000fff, 0x7e000000-0x7e000fff',
+      'to do   1. class: ',
+      '~6.6 and later',
       'Sharing',
       'approximate',
       'Device is ineligible',
@@ -251,6 +321,23 @@ describe('rmrr diff, holes, graph', () => {
     const text = run('holes', '--dmar', file('dmar.aml'), '--ram-range', '0-0x7dffffff', '--device', '00:1d.0').out;
     expect(text).toContain('refuse it: the guest has RAM at [0x7d000000, 0x7d000fff]');
     expect(run('holes', '--dmar', file('dmar.aml'), '--mode', 'translated').out).toContain('none');
+  });
+
+  it('keeps text and picture of a huge table short', () => {
+    const scopes = Array.from({ length: 3000 }, (_, i) => scope(1, i >> 8, [[(i >> 3) & 31, i & 7]]));
+    const many = Array.from({ length: 400 }, (_, i) => {
+      const base = 0x20000000n + BigInt(i) * 0x2000n;
+      return rmrr(base, base + 0xfffn, [scope(1, 0, [[i % 32, i >> 5]])]);
+    });
+    put('huge.aml', dmar([rmrr(0x1000000n, 0x1000fffn, scopes), ...many]));
+    const start = performance.now();
+    const text = run('report', '--dmar', file('huge.aml')).out;
+    expect(text).toContain('more rows, see --json');
+    expect(text.length).toBeLessThan(300_000);
+    const svg = run('graph', '--dmar', file('huge.aml'), '--svg', '-').out;
+    expect(svg).toContain('devices tied by shared memory, 400 of them drawn');
+    expect(svg.length).toBeLessThan(1_000_000);
+    expect(performance.now() - start).toBeLessThan(20_000);
   });
 
   it('draws the ties and escapes what firmware wrote', () => {

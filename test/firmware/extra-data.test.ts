@@ -12,6 +12,7 @@ import { formatDevice } from '../../src/firmware/device-ref.ts';
 import { parseKernelLog } from '../../src/firmware/kernel-log.ts';
 import { toResvMem } from '../../src/firmware/resv-mem.ts';
 import { parseReservedRegions } from '../../src/firmware/sysfs.ts';
+import { rmrrCommand } from '../../src/cli/rmrr.ts';
 import { mergeRanges } from '../../src/base/ranges.ts';
 
 interface ScopeJson {
@@ -73,6 +74,48 @@ const scopeJson = (scope: DeviceScope): ScopeJson => ({
   enumerationId: scope.enumerationId,
   startBus: scope.startBus,
   path: scope.path.map((hop) => [hop.device, hop.function]),
+});
+
+/** The command over one file, in this process. */
+function command(...args: string[]): string {
+  let out = '';
+  const io = { write: (text: string) => void (out += text), setExitCode: () => undefined };
+  rmrrCommand(io).parse(args, { from: 'user' });
+  return out;
+}
+
+const files = [
+  ...manifest.tables.map(({ file, signature }) => [file, `--${signature.toLowerCase()}`]),
+  ...manifest.logs.map(({ file }) => [file, '--dmesg']),
+  ...manifest.sysfs.map(({ file }) => [file, '--sysfs']),
+] as [string, string][];
+
+describe.runIf(files.length === 0)('real files', () => {
+  it.skip('SKIPPED: tables, logs and sysfs outputs of real machines (set VIOMMU_EXTRA_DATA)', () => undefined);
+});
+
+describe.skipIf(files.length === 0)('the rmrr command on real files', () => {
+  it.each(files)('%s', (file, option) => {
+    const source = [option, join(base, file)];
+    const report = JSON.parse(command('report', ...source, '--json')) as {
+      arch: string;
+      holes: { start: string }[];
+      reservedMemory: Record<string, { start: string; end: string }[]>;
+    };
+    for (const list of Object.values(report.reservedMemory)) {
+      for (const [i, { start, end }] of list.entries()) {
+        expect(BigInt(start)).toBeLessThanOrEqual(BigInt(end));
+        const next = list[i + 1];
+        if (next !== undefined) expect(BigInt(end)).toBeLessThan(BigInt(next.start));
+      }
+    }
+    const msi = report.holes.filter(({ start }) => start === '0xfee00000');
+    expect(msi).toHaveLength(report.arch === 'arm' ? 0 : 1);
+    expect(command('report', ...source)).toContain('judged for Linux');
+    expect(command('diff', ...source)).toContain('Two kinds of sources are needed');
+    expect(command('graph', ...source, '--svg', '-')).toMatch(/^<svg .*<\/svg>\n$/s);
+    expect(command('holes', ...source, '--ram', '4G')).toContain('RAM to use');
+  });
 });
 
 describe.skipIf(manifest.tables.length === 0)('real tables', () => {

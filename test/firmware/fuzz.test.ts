@@ -1,6 +1,12 @@
 // All readers on mutated input: no exception, bounded output, bounded time per input. Seeded; the number of inputs is
 // VIOMMU_FUZZ_CASES (20000 by default), the seed VIOMMU_FUZZ_SEED.
 import { expect, it } from 'vitest';
+import { U64_MAX } from '../../src/base/check.ts';
+import { graphSvg } from '../../src/firmware/graph-svg.ts';
+import { pcRam } from '../../src/firmware/holes.ts';
+import { reportJson } from '../../src/firmware/report-json.ts';
+import type { ReportSource } from '../../src/firmware/report-types.ts';
+import { buildReport } from '../../src/firmware/report.ts';
 import { parseDmar } from '../../src/firmware/dmar.ts';
 import { entangle } from '../../src/firmware/entanglement.ts';
 import { parseIort } from '../../src/firmware/iort.ts';
@@ -29,6 +35,8 @@ import {
 const CASES = Number(process.env['VIOMMU_FUZZ_CASES'] ?? 20_000);
 const SEED = Number(process.env['VIOMMU_FUZZ_SEED'] ?? 1);
 const SLOWEST_MS = 1000;
+/** A report costs much more than reading: every so many inputs get one. */
+const REPORT_EVERY = 16;
 
 /** mulberry32: small, seeded, good enough to pick bytes. */
 function generator(seed: number): (below: number) => number {
@@ -71,6 +79,10 @@ const TEXTS = [
   '[    0.1] DMAR: RMRR base:\n0x0000007d000000 end: 0x0000007d000fff\n> IOMMU: Setting identity map for device 0000:02:00.0 [0xbdf7f000 - 0xbdf8efff] (x)\n' +
     'vfio-pci 0000:01:00.1: DMAR: Device is ineligible for IOMMU domain attach\nDMAR: [Firmware Bug]: Your BIOS is broken; bad RMRR [0x1000-0x1fff]\n BIOS vendor: A; Ver: B; Product Version: C\n' +
     'BIOS-e820: [mem 0x0000000000001000-0x0000000000001fff] reserved\n[ 1.0] DMAR: Host address width 39\n',
+  'AMD-Vi: IVMD_TYPE_RANGE\t\t devid_start: 0000:00:00.0 devid_end: 0000:0f:1f.7 range_start: 0000000075e00000 range_end: 0000000075e20000 flags: 8\n' +
+    'IORT: RMR descriptor[0x10000800 - 0x100017ff] not aligned to 64K, continue with [0x10000000 - 0x10001fff]\n' +
+    'IORT: RMR descriptor[0x20000000 - 0x2000ffff] overlaps with [0x20008000 - 0x2001ffff], continue anyway\n' +
+    'iommu: Adding device 0000:00:1b.0 to group 4\n[ 1.0] Linux version 5.15.39 (x)\n',
 ];
 const PIECES = [
   '0x',
@@ -84,6 +96,8 @@ const PIECES = [
   ' - ',
   'direct',
   '0000:00:1f.0',
+  'devid_start: ',
+  'RMR descriptor[',
   '\0',
   '   ',
   'é',
@@ -129,6 +143,27 @@ function mutateText(source: string, random: (below: number) => number): string {
   return text;
 }
 
+/** The report, its JSON and its picture over whatever a reader gave. */
+function checkReport(
+  kind: ReportSource['kind'],
+  read: { regions: readonly HostRegion[]; warnings: readonly Warning[] },
+) {
+  const report = buildReport({
+    sources: [{ kind, name: 'f', ...read }],
+    named: ['0000:01:00.0'],
+    ram: pcRam(4n << 30n),
+  });
+  JSON.stringify(reportJson(report));
+  graphSvg(report);
+  for (const { resv } of report.devices) {
+    for (const [i, region] of (resv?.reserved ?? []).entries()) {
+      const next = resv?.reserved[i + 1];
+      if (next !== undefined && next.start <= region.end) throw new Error('RESV_MEM regions overlap');
+      if (region.start === 0n && region.end === U64_MAX) throw new Error('RESV_MEM of all addresses');
+    }
+  }
+}
+
 function check(read: { regions: readonly HostRegion[]; warnings: readonly Warning[] }, limit: number): void {
   if (read.warnings.length > MAX_WARNINGS + 1) throw new Error(`${read.warnings.length} warnings`);
   if (read.regions.length > limit) throw new Error(`${read.regions.length} regions of ${limit} bytes`);
@@ -150,10 +185,17 @@ it(`survives ${CASES} mutated inputs, seed ${SEED}`, { timeout: 60_000 + CASES }
     if (i % 2 === 0) {
       const bytes = mutateBytes(TABLES[(i >> 1) % TABLES.length]!, random);
       for (const parse of [parseDmar, parseIvrs, parseIort]) check(parse(bytes), bytes.length);
+      if (i % REPORT_EVERY === 0) {
+        checkReport('dmar', parseDmar(bytes));
+        checkReport('ivrs', parseIvrs(bytes));
+        checkReport('iort', parseIort(bytes));
+      }
     } else {
       const text = mutateText(TEXTS[(i >> 1) % TEXTS.length]!, random);
       check(parseReservedRegions(text), text.length);
       check(parseKernelLog(text), text.length);
+      if (i % REPORT_EVERY === 1) checkReport('dmesg', parseKernelLog(text));
+      if (i % REPORT_EVERY === 1) checkReport('sysfs', parseReservedRegions(text));
     }
     slowest = Math.max(slowest, performance.now() - start);
   }
@@ -173,6 +215,8 @@ it('reads long hostile lines in bounded time', () => {
     '0x',
     'BIOS vendor: ;',
     'Command line: intel_iommu=',
+    'devid_start: 0000:00:00.0 ',
+    'RMR descriptor[0x1 - 0x2] overlaps with ',
   ]) {
     check(parseKernelLog(piece.repeat(100_000)), 1e6);
     check(parseKernelLog(`${piece}\n`.repeat(20_000)), 1e6);

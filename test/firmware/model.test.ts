@@ -46,13 +46,25 @@ describe('device names', () => {
       '0000:00:1d.7',
       'ffff:ff:1f.7',
       '10000:e1:00.0',
+      '0000:00:00.0-0000:0f:1f.7',
       '0000:00/1c.7/00.0',
       '0001:80/01.1/00.0/1f.7',
     ]) {
       expect(formatDevice(dev(name))).toBe(name);
     }
     expect(formatDevice(dev('01:00.0'))).toBe('0000:01:00.0');
-    for (const bad of ['', '01:20.0', '01:00.8', '0000:00/', '1:00.0', '0000:00:1d.7x'])
+    for (const bad of [
+      '',
+      '-',
+      '01:00.0-',
+      '01:00.0-00:00.0',
+      '01:00.0-0001:02:00.0',
+      '01:20.0',
+      '01:00.8',
+      '0000:00/',
+      '1:00.0',
+      '0000:00:1d.7x',
+    ])
       expect(parseDeviceName(bad)).toBeUndefined();
   });
 
@@ -66,6 +78,13 @@ describe('device names', () => {
     ]);
     const path = dev('0000:00/1c.7/00.2');
     expect(['01:00.2', '01:00.0', '00:00.2'].map((name) => refMayName(path, dev(name)))).toEqual([true, false, false]);
+    const bridge: DeviceRef = { kind: 'pci', segment: 0, rid: 0xe0, bridge: true };
+    expect(['01:00.0', '00:1f.0', '0001:01:00.0'].map((name) => refMayName(bridge, dev(name)))).toEqual([
+      true,
+      false,
+      false,
+    ]);
+    expect(refMayName(dev('00:1c.0'), dev('01:00.0'))).toBe(false);
   });
 });
 
@@ -263,6 +282,16 @@ describe('RESV_MEM', () => {
     );
   });
 
+  it('lets nothing but the x86 window pass as MSI, whatever a source calls msi', () => {
+    const list = [region(0xfed00000n, 0xfef00fffn, { type: 'msi' })];
+    expect(show(toResvMem(list).reserved)).toEqual([
+      'fed00000-fedfffff reserved',
+      'fee00000-feefffff msi',
+      'fef00000-fef00fff reserved',
+    ]);
+    expect(toResvMem([region(0n, (1n << 64n) - 1n, { type: 'msi' })]).reserved).toHaveLength(3);
+  });
+
   it('names the probe size that is needed and merges nearest neighbours only on request', () => {
     const list = [0x1000n, 0x4000n, 0x6000n, 0x20000n].map((base) => region(base, base + 0xfffn));
     expect(toResvMem(list, { probeSize: 120 }).reserved).toHaveLength(5);
@@ -359,6 +388,14 @@ describe('holes', () => {
     expect(() => guestHoles([], 'other' as never)).toThrow(RangeError);
   });
 
+  it('has a hole beyond the addresses that an endpoint translates', () => {
+    const inputRange = { start: 0n, end: (1n << 39n) - 1n };
+    expect(show(guestHoles([reserved], 'bypass', inputRange).slice(-1))).toEqual([
+      '8000000000-ffffffffffffffff beyond',
+    ]);
+    expect(guestHoles([reserved], 'translated', inputRange)).toEqual([]);
+  });
+
   it('cuts RAM at hole edges and counts what is lost', () => {
     const layout = layRam(pcRam(4n << 30n), guestHoles([reserved], 'bypass'));
     expect(show(layout.ram)).toEqual(['0-ffffff', '2000000-bfffffff', '100100000-13fffffff']);
@@ -388,7 +425,7 @@ describe('diff', () => {
         region(0x1000000n, 0x1001fffn),
         region(0x5000000n, 0x5000fffn),
         region(0x1000000n, 0x1000fffn, { source: 'sysfs' }),
-        region(0n, 0xffffffn, { source: 'sysfs' }),
+        region(0n, 0xffffffn, { source: 'sysfs', pseudo: true }),
       ],
       ['dmar', 'sysfs'],
     );
@@ -508,6 +545,7 @@ describe('report', () => {
     expect(show(report.devices[1]?.resv?.reserved ?? [])).toEqual([
       '1000000-1000fff reserved',
       'fee00000-feefffff msi',
+      'fd00000000-ffffffffff reserved',
     ]);
   });
 
@@ -568,7 +606,7 @@ describe('report', () => {
     expect(of([path], '0000:01:00.0')).toBe('unknown');
     expect(of([path], '0000:01:00.1')).toBe('assignable');
     expect(of([path], '0000:00:00.0')).toBe('assignable');
-    expect(of([region(0x1000000n, 0x1000fffn)], '0000:00:02.0')).toBe('unknown');
+    expect(of([region(0x1000000n, 0x1000fffn, { source: 'dmesg' })], '0000:00:02.0')).toBe('unknown');
     expect(of([path], '0000:00/1c.7/00.0')).toBe('refused');
   });
 
@@ -591,11 +629,116 @@ describe('report', () => {
     ).toEqual(['0000:01:00.1 refused EPERM', '0000:03:00.0 refused EPERM']);
   });
 
+  it('keeps the HyperTransport range from every endpoint of an AMD host, also where no table names it', () => {
+    const list = [on(['03:00.0'], 0x1000000n, 0x1000fffn, { source: 'ivrs', platform: 'amd' })];
+    const source = { kind: 'ivrs' as const, name: 'f', warnings: [], regions: list };
+    const report = buildReport({ sources: [source] });
+    expect(report.regions).toHaveLength(1);
+    expect(show(report.devices[0]?.resv?.reserved ?? []).at(-1)).toBe('fd00000000-ffffffffff reserved');
+    expect(show(report.holes).at(-1)).toBe('fd00000000-ffffffffff reserved');
+    expect(report.notes.join()).toMatch(/HyperTransport/);
+    const narrow = buildReport({ sources: [source], resv: { inputRange: { start: 0n, end: 0xffffffffffn >> 1n } } });
+    expect(show(narrow.devices[0]?.resv?.reserved ?? [])).toHaveLength(2);
+    expect(buildReport({ sources: [{ ...source, regions: [] }] }).holes).toHaveLength(2);
+  });
+
+  it('judges an AMD host by its own rules also when a log is there', () => {
+    const list = [on(['03:00.0'], 0x1000000n, 0x1000fffn, { source: 'ivrs', platform: 'amd' })];
+    const report = buildReport({
+      sources: [
+        { kind: 'dmesg', name: 'log', warnings: [], regions: [] },
+        { kind: 'ivrs', name: 'f', warnings: [], regions: list },
+        {
+          kind: 'sysfs',
+          name: 's',
+          warnings: [],
+          regions: [{ ...list[0]!, source: 'sysfs', platform: undefined } as never],
+        },
+      ],
+      kernel: kernel('5.15'),
+    });
+    expect(report.devices[0]?.eligibility.verdict).toBe('assignable');
+  });
+
+  it('sees in sysfs that the relax_rmrr patch is active', () => {
+    const of = (classCode: number, type: 'direct' | 'direct-relaxable'): string => {
+      const regions = [on(['03:00.0'], 0x1000000n, 0x1000fffn, { source: 'sysfs', type, group: 'group 1' })];
+      const classes = new Map([['0000:03:00.0', classCode]]);
+      return buildReport({ sources: [{ kind: 'sysfs', name: 's', warnings: [], regions }], classes }).relaxRmrr;
+    };
+    expect([of(0x020000, 'direct-relaxable'), of(0x0c0330, 'direct-relaxable'), of(0x020000, 'direct')]).toEqual([
+      'active',
+      'unknown',
+      'unknown',
+    ]);
+  });
+
+  it('says unknown for a function that may be behind a bridge scope', () => {
+    const bridge: DeviceRef = { kind: 'pci', segment: 0, rid: 0xe0, bridge: true };
+    const report = buildReport({
+      sources: [
+        { kind: 'dmar', name: 'f', warnings: [], regions: [region(0x1000000n, 0x1000fffn, { devices: [bridge] })] },
+      ],
+      named: ['0000:02:00.0'],
+    });
+    expect(report.devices.find(({ name }) => name === '0000:02:00.0')?.eligibility.verdict).toBe('unknown');
+  });
+
+  it('leaves an ACPI scope of a DMAR table open, which Linux binds to no device', () => {
+    const acpi: DeviceRef = { kind: 'acpi', name: '\\_SB.I2C0' };
+    const report = buildReport({
+      sources: [
+        { kind: 'dmar', name: 'f', warnings: [], regions: [region(0x1000000n, 0x1000fffn, { devices: [acpi] })] },
+      ],
+    });
+    expect(report.devices[0]?.eligibility).toMatchObject({ verdict: 'unknown', errno: undefined });
+    expect(report.devices[0]?.remedies).toHaveLength(1);
+  });
+
+  it("takes a table region that names no device as nobody's, not as a doubt", () => {
+    const source = { kind: 'ivrs' as const, name: 'f', warnings: [], regions: [region(0x1000000n, 0x1000fffn)] };
+    const report = buildReport({ sources: [source], named: ['0000:02:00.0'] });
+    expect(report.devices[0]?.eligibility.verdict).toBe('assignable');
+  });
+
+  it('gives a range of functions also the regions of a wider range', () => {
+    const range = (last: number): DeviceRef => ({ kind: 'pci-range', segment: 0, first: 0, last });
+    const list = [0xffff, 0xfff].map((last, i) =>
+      region(BigInt(i + 1) << 24n, (BigInt(i + 1) << 24n) + 0xfffn, { platform: 'amd', devices: [range(last)] }),
+    );
+    const report = buildReport({ sources: [{ kind: 'ivrs', name: 'f', warnings: [], regions: list }] });
+    expect(report.devices.map(({ name, regions }) => [name, regions.length])).toEqual([
+      ['0000:00:00.0-0000:0f:1f.7', 2],
+      ['0000:00:00.0-0000:ff:1f.7', 1],
+    ]);
+  });
+
+  it('warns where the doorbells of a Linux guest would fall into a reserved region', () => {
+    const list = [
+      region(0x1000000n, 0x10ffffffn, {
+        source: 'sysfs',
+        platform: 'arm',
+        type: 'direct-relaxable',
+        devices: [dev('01:00.0')],
+      }),
+    ];
+    const source = { kind: 'sysfs' as const, name: 's', warnings: [], regions: list };
+    const of = (msi: readonly AddressRange[]): string =>
+      buildReport({ sources: [source], resv: { arch: 'arm', msi } })
+        .warnings.map(({ what }) => what)
+        .join();
+    expect(of([])).toMatch(/0x8000000-0x80fffff .* 0x1000000-0x10ffffff/);
+    expect(of([{ start: 0x8000000n, end: 0x80fffffn }])).toBe('');
+  });
+
   it('names the RAM that reporting relaxable regions costs', () => {
     const list = [on(['00:02.0'], 0x80000000n, 0x8fffffffn), on(['01:00.0'], 0x80000000n, 0x80ffffffn)];
     const classes = new Map([['0000:00:02.0', 0x030000]]);
     const report = buildReport({ sources: [{ kind: 'dmar', name: 'f', warnings: [], regions: list }], classes });
     expect(report.regions.map(({ type }) => type)).toEqual(['direct-relaxable', 'direct']);
     expect(report.relaxableCost).toBe(0xf000000n);
+    const ram = [{ start: 0n, end: 0x87ffffffn }];
+    const laid = buildReport({ sources: [{ kind: 'dmar', name: 'f', warnings: [], regions: list }], classes, ram });
+    expect(laid).toMatchObject({ relaxableCost: 0x7000000n, layout: { lost: 0x8000000n } });
   });
 });

@@ -69,7 +69,7 @@ describe('DMAR', () => {
       [[...le(1, 2), ...le(0, 2)], 'length 0'],
       [[...le(1, 2), ...le(3, 2)], 'too short'],
       [[...le(1, 2), ...le(64, 2)], 'passes the end'],
-      [[...le(1, 2)], 'length 0'],
+      [[...le(1, 2)], 'too few for a structure'],
     ] as const) {
       const table = parseDmar(dmar([good, [...bad]]));
       expect(table.regions).toHaveLength(1);

@@ -50,6 +50,11 @@ describe('reserved_regions', () => {
     expect(parseReservedRegions(head)).toMatchObject({ regions: [{ group: 'group 12' }], warnings: [] });
   });
 
+  it('reads a byte order mark and carriage returns without a warning', () => {
+    const text = '\ufeff0x0000000001000000 0x0000000001000fff direct\r\n0x00000000fee00000 0x00000000feefffff msi\r\n';
+    expect(parseReservedRegions(text)).toMatchObject({ regions: [{ where: 'line 1' }, {}], warnings: [] });
+  });
+
   it('takes an empty text as no regions', () => {
     expect(parseReservedRegions('')).toEqual({ regions: [], warnings: [] });
     expect(() => parseReservedRegions(1 as never)).toThrow(TypeError);
@@ -199,6 +204,74 @@ describe('kernel log', () => {
     expect(what(log)).toMatch(
       /ends before it starts\nthe kernel says: RMRR exceeds permitted address width \(39 bits\)/,
     );
+  });
+
+  it('flags ranges that overlap, but not the ISA map and not neighbours', () => {
+    const log = parseKernelLog(
+      [
+        'DMAR: Setting identity map for device 0000:00:1f.0 [0x0 - 0xffffff]',
+        'DMAR: RMRR base: 0x00000000100000 end: 0x000000001fffff',
+        'DMAR: RMRR base: 0x0000007d000000 end: 0x0000007d000fff',
+        'DMAR: RMRR base: 0x0000007d001000 end: 0x0000007d003fff',
+        'DMAR: RMRR base: 0x0000007d003000 end: 0x0000007d004fff',
+      ].join('\n'),
+    );
+    expect(log.warnings).toEqual([
+      {
+        where: 'line 5',
+        what: 'reserved range [0x7d003000-0x7d004fff] overlaps [0x7d001000-0x7d003fff] at line 4',
+      },
+    ]);
+  });
+
+  it('reads the memory definitions of AMD hosts (amd_iommu_dump), old form and with segments', () => {
+    const log = parseKernelLog(
+      [
+        '[ 0.1] AMD-Vi: IVMD_TYPEi\t\t\t devid_start: 0001:00:0c.0 devid_end: 0001:00:0c.0 range_start: 000000007d900000 range_end: 000000007da00000 flags: 7',
+        '[ 0.1] AMD-Vi: IVMD_TYPE_RANGE\t\t devid_start: 00:00.0 devid_end: 0f:1f.7 range_start: 0000000075e00000 range_end: 0000000075e20000 flags: 8',
+      ].join('\n'),
+    );
+    expect(flat(log.regions)).toEqual([
+      '7d900000-7d9fffff 0001:00:0c.0',
+      '75e00000-75e1ffff 0000:00:00.0-0000:0f:1f.7',
+    ]);
+    expect(log.regions.map(({ platform, exclusion, segment }) => [platform, exclusion, segment])).toEqual([
+      ['amd', undefined, 1],
+      ['amd', true, 0],
+    ]);
+    expect(log.warnings).toEqual([]);
+  });
+
+  it('reads what Arm kernels say of odd RMR descriptors', () => {
+    const log = parseKernelLog(
+      [
+        '[ 0.1] ACPI: IORT: [Firmware Bug]: RMR descriptor[0x10000800 - 0x100017ff] not aligned to 64K, continue with [0x10000000 - 0x10001fff]',
+        '[ 0.1] ACPI: IORT: [Firmware Bug]: RMR descriptor[0x20000000 - 0x2000ffff] overlaps with [0x20008000 - 0x2001ffff], continue anyway',
+        '[ 0.1] ACPI: IORT: [Firmware Bug]: RMR descriptor[0x30000000] with zero length, continue anyway',
+      ].join('\n'),
+    );
+    expect(flat(log.regions)).toEqual(['10000800-100017ff', '20000000-2000ffff']);
+    expect(log.regions[0]).toMatchObject({
+      platform: 'arm',
+      effective: { start: 0x10000000n, end: 0x10001fffn },
+    });
+    for (const part of ['not aligned to 64 KiB', 'overlaps with', 'zero length']) expect(what(log)).toContain(part);
+  });
+
+  it('reads groups in the words of both times', () => {
+    const log = parseKernelLog(
+      '[ 0.3] iommu: Adding device 0000:00:1b.0 to group 4\n[ 0.3] pci 0000:00:1c.0: Adding to iommu group 5\n',
+    );
+    expect([...log.groups]).toEqual([
+      ['0000:00:1b.0', '4'],
+      ['0000:00:1c.0', '5'],
+    ]);
+  });
+
+  it('reads a log with a byte order mark and carriage returns like one without', () => {
+    const lines = ['[ 0.1] DMAR: RMRR base: 0x0000007d000000 end: 0x0000007d000fff', `DMAR: ${identity}`];
+    const plain = parseKernelLog(lines.join('\n'));
+    expect(parseKernelLog(`\ufeff${lines.join('\r\n')}\r\n`)).toEqual(plain);
   });
 
   it('bounds what it keeps of an endless log', () => {
