@@ -82,7 +82,34 @@ describe('nested', () => {
     expect([status, stdout.includes('refused 1 of')]).toEqual([1, true]);
   });
 
+  it('takes reserved memory from a file, and leaves it out of L2', async () => {
+    const path = file('reserved_regions', '0x0000000000100000 0x00000000001fffff direct\n');
+    const { status, stdout } = await run(
+      'nested',
+      '--l2-ram',
+      '2M',
+      '--pattern',
+      'scattered',
+      '--rmrr',
+      path,
+      '--json',
+    );
+    expect([status, JSON.parse(stdout)]).toMatchObject([0, { reservedPages: 256, refused: 0, hostEntriesPeak: 256 }]);
+  });
+
+  it('names the size that too many reserved regions need, and merges them when asked to', async () => {
+    const line = (i: number): string =>
+      `0x${(i * 0x2000).toString(16)} 0x${(i * 0x2000 + 0xfff).toString(16)} direct\n`;
+    const path = file('many_regions', Array.from({ length: 30 }, (_, i) => line(i + 16)).join(''));
+    const refused = await run('nested', '--l2-ram', '2M', '--rmrr', path);
+    expect([refused.status, refused.stderr.trim().split('\n').length]).toEqual([2, 1]);
+    expect(refused.stderr).toMatch(/744/);
+    const merged = await run('nested', '--l2-ram', '2M', '--rmrr', path, '--merge-reserved', '--json');
+    expect([merged.status, JSON.parse(merged.stdout)]).toMatchObject([0, { refused: 0 }]);
+  });
+
   it.each([
+    [['--rmrr', '/nothing/here'], /ENOENT/],
     [['--policy', 'exact'], /policy "exact" is not available \(available: forward\)/],
     [['--l2-ram', '4097'], /bytes must be a multiple of 4096/],
     [['--l2-ram', '0'], /is not a size/],

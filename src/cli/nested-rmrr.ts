@@ -5,8 +5,16 @@ import { parseAnySource } from '../firmware/any-source.ts';
 import { endpointReserved } from '../firmware/resv-mem.ts';
 import { CliError } from './errors.ts';
 
-/** All regions of the file, as one endpoint would report them; too many are merged, which reserves more. */
-export async function readReserved(file: string, relaxable: 'report' | 'omit' = 'report'): Promise<ReservedRegion[]> {
+/** How regions become RESV_MEM. */
+export interface ReservedChoice {
+  /** Relaxable regions: reported, or left out as VFIO does. */
+  readonly relaxable: 'report' | 'omit';
+  /** More regions than a PROBE reply holds: an error that names the size needed, or merged, which reserves more. */
+  readonly overflow: 'throw' | 'merge';
+}
+
+/** All regions of the file, as one endpoint would report them. */
+export async function readReserved(file: string, choice: ReservedChoice): Promise<ReservedRegion[]> {
   let bytes: Uint8Array;
   try {
     bytes = await readFile(file);
@@ -16,7 +24,7 @@ export async function readReserved(file: string, relaxable: 'report' | 'omit' = 
   const source = parseAnySource(bytes);
   if (source === undefined) throw new CliError(`${file}: no DMAR, IVRS or IORT table, reserved_regions or kernel log`);
   try {
-    return endpointReserved(source.regions, { arch: source.arch, relaxable, overflow: 'merge', name: file });
+    return endpointReserved(source.regions, { arch: source.arch, ...choice, name: file });
   } catch (error) {
     throw error instanceof RangeError ? new CliError(error.message) : error;
   }
