@@ -61,7 +61,8 @@ export { Random } from './testing/random.ts';
 export { RequestEncoder, parseFault, parseProperties } from './testing/requests.ts';
 export { PAGE_BYTES, runsOf } from './testing/run-cursor.ts';
 export { TRACE_FORMAT } from './testing/trace-header.ts';
-export { STATUS_NAMES, isTraceRequest } from './testing/trace-record.ts';
+export { STATUS_NAMES } from './iommu/status.ts';
+export { isTraceRequest } from './testing/trace-record.ts';
 export {
   MAX_TRACE_LINE,
   TraceError,

@@ -29,11 +29,11 @@ export function processMap(state: IommuState, request: RequestRecord, segment: S
   const { granule } = state;
   const start = granule.numberOf(request.startHigh, request.startLow);
   const last = granule.numberOf(request.endHigh, request.endLow);
-  // [5.13.4] T-CFG-2, DRV-OP-4: outside input_range MAP fails (RANGE, spec/decisions.md). `last` is compared, not the end:
+  // [5.13.6] T-CFG-2, DRV-OP-4: outside input_range MAP fails (RANGE, spec/decisions.md). `last` is compared, not the end:
   // above 2^53 one more would not be exact.
   if (start < state.inputStart || last >= state.inputEnd) return abi.VIRTIO_IOMMU_S_RANGE;
   const end = last + 1;
-  // [5.13.6.8.2] D-RES-4: SHOULD reject a MAP that meets a reserved region of any endpoint of the domain (INVAL).
+  // [5.13.6.8.1.2] D-RES-4: SHOULD reject a MAP that meets a reserved region of any endpoint of the domain (INVAL).
   if (domain.reserved.meets(start, end)) return abi.VIRTIO_IOMMU_S_INVAL;
 
   const { planner } = domain;

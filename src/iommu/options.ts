@@ -171,7 +171,7 @@ function resolveInputRange(range: AddressRange | undefined, features: bigint): A
   if (range === undefined) return all;
   const checked = checkRange('inputRange', range);
   const offered = (features & (1n << BigInt(FEATURES.inputRange))) !== 0n;
-  // [5.13.4] T-CFG-2: without the feature the driver takes the whole 64-bit space for granted.
+  // [5.13.6] T-CFG-2: without the feature the driver takes the whole 64-bit space for granted.
   if (!offered && (checked.start !== 0n || checked.end !== U64_MAX)) {
     throw new RangeError('inputRange needs the feature inputRange');
   }

@@ -42,9 +42,9 @@ export class IommuState {
   unitsPerGranule = 1;
   /** Units that an access may touch, half-open: below a 4 KiB granule the input range (SIL-17), else all of 64 bits. */
   unitStart = 0;
+  unitEnd = 0;
   /** 4 KiB pages per granule, 0 when the granule is smaller (then no host context can be there). */
   granulePages = 0;
-  unitEnd = 0;
   /** Granule numbers that MAP accepts, half-open. */
   inputStart = 0;
   inputEnd = 0;
@@ -130,7 +130,7 @@ export class IommuState {
 
   /** True when an endpoint without a domain may access all of memory. */
   get bypassesUnattached(): boolean {
-    // [5.13.4] T-BYP-1: with BYPASS_CONFIG offered, the field decides, also before the driver accepted it.
+    // [5.13.6] T-BYP-1: with BYPASS_CONFIG offered, the field decides, also before the driver accepted it.
     if (this.offers('bypassConfig')) return this.bypass === 1;
     // [5.13.6.2] T-BYP-3: with legacy BYPASS the driver decides by accepting it.
     return this.accepted('bypass');

@@ -128,7 +128,7 @@ function translateAround(
     const next = Math.min(edge, end);
     const bytes = Math.min(left, (next - at) * unit.bytes - skip);
     if (inside) {
-      // [5.13.6.8] A write to the MSI region is an interrupt and passes untranslated. D-RES-5: nothing else in a
+      // [5.13.6.8.1] A write to the MSI region is an interrupt and passes untranslated. D-RES-5: nothing else in a
       // reserved region may affect anything but endpoint and driver, also in bypass.
       if (reserved.kindAt(region) !== MSI || !write)
         return faultInside(state, out, at, skip, abi.VIRTIO_IOMMU_FAULT_R_MAPPING);

@@ -53,6 +53,11 @@ const L1_HIGH_PAGE = 0x10_0000;
 const L1_OWN_PAGES = Number(L1_OWN_BYTES) / PAGE_BYTES;
 const L1_LOW_PAGES = L1_LOW_END_PAGE - L1_OWN_PAGES;
 
+/** The L2 page with number `index` when the hole at 3-4 GiB is left out. */
+export function l2PageAt(index: number): number {
+  return index < L2_LOW_PAGES ? index : index - L2_LOW_PAGES + L2_HIGH_PAGE;
+}
+
 /** L2's RAM and its place in L1. */
 export class L2Layout {
   /** L2 guest-physical RAM, ascending; its sum is exactly the asked size. */

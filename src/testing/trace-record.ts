@@ -1,13 +1,12 @@
 // The records of a `viommu-trace/1` file: what each operation carries, and one table that reads and writes them.
 // All address ends are INCLUSIVE, as on the wire.
+import type { Status } from '../iommu/status.ts';
+import { STATUS_NAMES } from '../iommu/status.ts';
 import type { Field, Kind } from './trace-fields.ts';
 import { FieldError, count, decodeFields, encodeFields, flag, oneOf, seconds, u32, u64, u8 } from './trace-fields.ts';
 
-/** Status of a reply by its name in the standard without the `VIRTIO_IOMMU_S_` prefix; the index is the status byte. */
-export const STATUS_NAMES = ['OK', 'IOERR', 'UNSUPP', 'DEVERR', 'INVAL', 'RANGE', 'NOENT', 'FAULT', 'NOMEM'] as const;
-
-/** Name of a status of [VIRTIO 5.13.6]. */
-export type StatusName = (typeof STATUS_NAMES)[number];
+/** Name of a status of [VIRTIO 5.13.6], without the `VIRTIO_IOMMU_S_` prefix. */
+export type StatusName = Status;
 
 interface Timed {
   /** Notification number, from 0; requests with the same number belong to one notification. */

@@ -4,7 +4,8 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { TraceHeader } from './trace-header.ts';
 import type { TraceRecord } from './trace-record.ts';
-import { STATUS_NAMES, isTraceRequest } from './trace-record.ts';
+import { STATUS_NAMES } from '../iommu/status.ts';
+import { isTraceRequest } from './trace-record.ts';
 import {
   MAX_TRACE_LINE,
   TraceError,

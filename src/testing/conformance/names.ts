@@ -1,6 +1,6 @@
 // Names that a vector file uses for results and feature bits, and the numbers behind them.
 import * as abi from '../../wire/abi.ts';
-import { STATUS_NAMES } from '../trace-record.ts';
+import { STATUS_NAMES } from '../../iommu/status.ts';
 
 /** Results that are no status byte: buffer untouched, not in the used ring, no request at all, DEVICE_NEEDS_RESET. */
 export const PSEUDO_RESULTS = ['NOT_WRITTEN', 'NOT_CONSUMED', 'N/A', 'NEEDS_RESET'] as const;

@@ -1,7 +1,7 @@
 // What became of one request, in the words of a vector file: the results that hold for it, and the bytes it brought back.
 import { Tail } from '../../wire/abi.ts';
 import type { CompletedChain } from '../driver-request.ts';
-import { STATUS_NAMES } from '../trace-record.ts';
+import { STATUS_NAMES } from '../../iommu/status.ts';
 import type { ChainSpec } from './vector-types.ts';
 
 /** What became of a request. */

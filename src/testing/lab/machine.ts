@@ -10,7 +10,6 @@ import { VirtioIommu } from '../../iommu/virtio-iommu.ts';
 import { GuestMemory } from '../../virtio/memory.ts';
 import { IommuDriver } from '../iommu-driver.ts';
 import type { MemoryRange } from '../l2-memory.ts';
-import { PAGE_BYTES } from '../run-cursor.ts';
 
 /** The MSI window of a PC: reported by every endpoint, never mappable by its host. */
 export const PC_MSI: ReservedRegion = { kind: 'msi', start: 0xfee0_0000n, end: 0xfeef_ffffn };
@@ -85,17 +84,6 @@ export class LabMachine {
       base: options.driverBase,
       ...(options.driverFeatures === undefined ? {} : { features: options.driverFeatures }),
     });
-  }
-
-  /** Physical page of the host behind an L1 guest-physical page, -1 where L1 has no RAM. */
-  hostPageOf(l1Page: number): number {
-    for (const region of this.memory.regions) {
-      const first = Number(region.gpa) / PAGE_BYTES;
-      const pages = Number(region.size) / PAGE_BYTES;
-      if (l1Page < first || l1Page >= first + pages || region.hva === undefined) continue;
-      return this.host.addressSpace.physicalPageOf(Number(region.hva) / PAGE_BYTES + (l1Page - first));
-    }
-    return -1;
   }
 
   /** Sets the bus-master bit of a passed endpoint as a VMM does: the device hears first of a 0 to 1 write. */

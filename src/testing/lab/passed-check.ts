@@ -1,14 +1,13 @@
 // What a passed-through device can do, seen at the host's IOMMU: right pages, right bytes, right rights, nothing else.
 import { VIRTIO_IOMMU_MAP_F_READ } from '../../wire/abi.ts';
 import type { L2Layout } from '../l2-memory.ts';
-import { L1_OWN_BYTES } from '../l2-memory.ts';
+import { L1_OWN_BYTES, l2PageAt } from '../l2-memory.ts';
 import { PAGE_BYTES } from '../run-cursor.ts';
 import type { Checks } from './checks.ts';
 import type { LabMachine } from './machine.ts';
 import type { PageHole } from './reserved-holes.ts';
 import { inHole } from './reserved-holes.ts';
 import type { Stamps } from './stamps.ts';
-import { l2PageAt } from './stamps.ts';
 
 const PAGE = BigInt(PAGE_BYTES);
 /** An L1 page for single mappings; L2's pages never lie there. */

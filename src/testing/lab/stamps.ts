@@ -2,20 +2,13 @@
 // A stamp costs a page of real memory, so large L2s are stamped at evenly spread pages; addresses are compared for all.
 import type { GuestMemory } from '../../virtio/memory.ts';
 import type { L2Layout } from '../l2-memory.ts';
+import { l2PageAt } from '../l2-memory.ts';
 import { PAGE_BYTES } from '../run-cursor.ts';
 
 /** Most pages that carry a stamp (64 MiB of real memory). */
 export const MAX_STAMPED_PAGES = 16_384;
 
 const STAMP_BYTES = 8;
-const L2_LOW_PAGES = 0xc_0000;
-const L2_HIGH_PAGE = 0x10_0000;
-
-/** The L2 page with number `index` when the hole at 3-4 GiB is left out. */
-export function l2PageAt(index: number): number {
-  return index < L2_LOW_PAGES ? index : index - L2_LOW_PAGES + L2_HIGH_PAGE;
-}
-
 /** Writes and checks stamps of L2 pages. */
 export class Stamps {
   readonly #layout: L2Layout;
