@@ -9,7 +9,16 @@ export class NullHost implements HostContext {
     pageSizes: 0x4020_1000n,
     usableRanges: [{ start: 0n, end: (1n << 64n) - 1n }],
     entryLimit: Infinity,
+    windowPieces: 16384,
   };
+
+  buildWindows(batch: HostBatch): number {
+    return batch.count;
+  }
+
+  dropWindows(): void {
+    // Builds none.
+  }
 
   apply(batch: HostBatch): number {
     return batch.count;

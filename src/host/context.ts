@@ -7,7 +7,7 @@ import type { AddressRange } from '../base/ranges.ts';
 export const HOST_PAGE_SHIFT = 12;
 
 /** Values of {@link HostBatch.kind}. */
-export const HostOp = { map: 1, unmap: 2 } as const;
+export const HostOp = { map: 1, unmap: 2, gather: 3 } as const;
 
 /** Bits of {@link HostBatch.rights}: what the device may do (VFIO_DMA_MAP_FLAG_READ and _WRITE have these values). */
 export const HostRight = { read: 1, write: 2 } as const;
@@ -25,14 +25,26 @@ export class HostBatch {
   iova: Float64Array;
   /** Number of pages, > 0. */
   pages: Float64Array;
-  /** First host virtual page (map only). */
+  /** First host virtual page (map), index of the first piece (gather). */
   va: Float64Array;
+  /** Number of pieces (gather only). */
+  pieces: Int32Array;
+  /** Virtual page of the window that {@link HostContext.buildWindows} built; 0: none (gather only). */
+  window: Float64Array;
   /** {@link HostRight} bits, and {@link HOST_MMIO} where it applies (map only). */
   rights: Uint8Array;
+  /** For the caller's use; a host does not look at it. */
+  note: Uint8Array;
   /** Result: 0 or a Linux errno, valid for operations that were tried. */
   errno: Int32Array;
   /** Result: pages really unmapped (unmap only). */
   done: Float64Array;
+  /** Number of pieces of all gathers. */
+  pieceCount = 0;
+  /** First host virtual page of each piece. */
+  pieceVa: Float64Array;
+  /** Pages of each piece. */
+  piecePages: Float64Array;
 
   constructor(capacity = 64) {
     this.kind = new Uint8Array(capacity);
@@ -40,13 +52,25 @@ export class HostBatch {
     this.pages = new Float64Array(capacity);
     this.va = new Float64Array(capacity);
     this.rights = new Uint8Array(capacity);
+    this.note = new Uint8Array(capacity);
     this.errno = new Int32Array(capacity);
     this.done = new Float64Array(capacity);
+    this.pieces = new Int32Array(capacity);
+    this.window = new Float64Array(capacity);
+    this.pieceVa = new Float64Array(capacity);
+    this.piecePages = new Float64Array(capacity);
   }
 
   /** Empties the list; columns keep their memory. */
   clear(): void {
     this.count = 0;
+    this.pieceCount = 0;
+  }
+
+  /** Forgets the operations from `count` on. */
+  truncate(count: number): void {
+    for (let i = count; i < this.count; i++) if (this.kind[i] === HostOp.gather) this.pieceCount -= this.pieces[i]!;
+    this.count = count;
   }
 
   /** Appends a map of `pages` pages of I/O virtual memory at `iova` onto host virtual pages at `va`. */
@@ -63,12 +87,36 @@ export class HostBatch {
     this.rights[i] = 0;
   }
 
+  /**
+   * Appends a map of `pages` pages at `iova` onto a virtual window that shows the pieces side by side; each piece follows
+   * with {@link HostBatch.piece}, and together they have `pages` pages.
+   */
+  gather(iova: number, pages: number, rights: number): void {
+    const i = this.#append(HostOp.gather, iova, pages);
+    this.va[i] = this.pieceCount;
+    this.rights[i] = rights;
+    this.pieces[i] = 0;
+    this.window[i] = 0;
+  }
+
+  /** Adds host virtual pages [va, va + pages) to the gather that was appended last. */
+  piece(va: number, pages: number): void {
+    if (this.pieceCount === this.pieceVa.length) {
+      this.pieceVa = grown(new Float64Array(this.pieceCount * 2), this.pieceVa);
+      this.piecePages = grown(new Float64Array(this.pieceCount * 2), this.piecePages);
+    }
+    this.pieceVa[this.pieceCount] = va;
+    this.piecePages[this.pieceCount++] = pages;
+    this.pieces[this.count - 1]!++;
+  }
+
   #append(kind: number, iova: number, pages: number): number {
     const i = this.count;
     if (i === this.kind.length) this.#grow();
     this.kind[i] = kind;
     this.iova[i] = iova;
     this.pages[i] = pages;
+    this.note[i] = 0;
     this.errno[i] = 0;
     this.done[i] = 0;
     this.count = i + 1;
@@ -82,8 +130,11 @@ export class HostBatch {
     this.pages = grown(new Float64Array(capacity), this.pages);
     this.va = grown(new Float64Array(capacity), this.va);
     this.rights = grown(new Uint8Array(capacity), this.rights);
+    this.note = grown(new Uint8Array(capacity), this.note);
     this.errno = grown(new Int32Array(capacity), this.errno);
     this.done = grown(new Float64Array(capacity), this.done);
+    this.pieces = grown(new Int32Array(capacity), this.pieces);
+    this.window = grown(new Float64Array(capacity), this.window);
   }
 }
 
@@ -100,6 +151,11 @@ export interface HostLimits {
   readonly usableRanges: readonly AddressRange[];
   /** Most live entries (vfio_iommu_type1.dma_entry_limit), Infinity when there is no limit (iommufd). */
   readonly entryLimit: number;
+  /**
+   * Most pieces of the virtual windows that may stand at a time (bounded by vm.max_map_count); 0: never gather. Only
+   * type1 with real devices gathers: mediated ones look at the virtual address again, and iommufd has no entry limit.
+   */
+  readonly windowPieces: number;
 }
 
 /**
@@ -115,7 +171,19 @@ export interface HostContext {
   readonly limits: HostLimits;
 
   /**
-   * Executes operations `from`..`batch.count - 1` in order and stops at the first refusal.
+   * Builds the virtual window of each gather among operations `from`..`batch.count - 1`: all of them or none. Touches no
+   * host entry. Returns `batch.count`, or the index of a gather whose window was refused, with its errno in `batch.errno`:
+   * ENOMEM beyond {@link HostLimits.windowPieces} or vm.max_map_count, EINVAL for a piece that is not whole file pages,
+   * EACCES or EPERM where the file cannot be mapped with these rights, EOPNOTSUPP where the context never gathers.
+   */
+  buildWindows(batch: HostBatch, from: number): number;
+
+  /** Drops the windows that {@link buildWindows} built and {@link apply} has not used; the entries stay. */
+  dropWindows(batch: HostBatch): void;
+
+  /**
+   * Executes operations `from`..`batch.count - 1` in order and stops at the first refusal. A gather maps its window as
+   * one entry (EINVAL when it was not built), and then drops the window, also when the map is refused.
    * Returns the index of the refused operation, whose errno is in `batch.errno`, or `batch.count` when all were done.
    * A refused operation has changed nothing (the caller has checked both ends before an iommufd unmap).
    */

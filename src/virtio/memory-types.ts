@@ -2,6 +2,23 @@
 // Not here: the tables behind them (window-table.ts, memory.ts).
 // Guest-physical addresses are bigint at registration and plain numbers (bytes) on the access path; ends are exclusive.
 
+/**
+ * What the file behind a region was sealed against, F_SEAL_* of memfd_create(2); `write` and `future-write` forbid another
+ * writable mapping of it.
+ */
+export type FileSeal = 'shrink' | 'grow' | 'seal' | 'write' | 'future-write';
+
+/** The file whose shared mapping a region's `hva` is: what a host context may map a second time, in another order. */
+export interface RegionFile {
+  /**
+   * Bytes of one page of the file, the unit in which it can be mapped: a power of two, at least 4096. 4096 for memfd and
+   * shmem also where they use transparent huge pages; the huge page for hugetlbfs.
+   */
+  readonly pageSize: number;
+  /** Seals of the file; default none. */
+  readonly seals?: readonly FileSeal[];
+}
+
 /** RAM or ROM of the guest. */
 export interface RamRegionInit {
   /** Guest-physical address of the first byte; a multiple of 4096. */
@@ -21,6 +38,11 @@ export interface RamRegionInit {
   readonly hva?: bigint;
   /** Guest ROM: writes of devices are refused. Default false. */
   readonly readOnly?: boolean;
+  /**
+   * The file that is mapped at `hva`, which is then a multiple of its page size; omitted: anonymous memory, which cannot
+   * be mapped a second time and so is never gathered.
+   */
+  readonly file?: RegionFile;
 }
 
 /** Handlers for DMA of emulated devices into an MMIO region; offsets in bytes from the start of the region. */
@@ -50,6 +72,8 @@ export interface MemoryRegion {
   readonly size: bigint;
   readonly hva: bigint | undefined;
   readonly readOnly: boolean;
+  /** A frozen copy of {@link RamRegionInit.file}; undefined for anonymous memory and for registers. */
+  readonly file: RegionFile | undefined;
 }
 
 /**

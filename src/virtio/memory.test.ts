@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import type { FileSeal, RamRegionInit } from './memory-types.ts';
 import type { MemoryObserver, MemoryRegion } from './memory.ts';
 import { GuestMemory } from './memory.ts';
 
@@ -84,6 +85,68 @@ describe('registration', () => {
     expect(() => add([])).toThrow(TypeError);
     add(new SharedArrayBuffer(0x1000), new Uint8Array(new ArrayBuffer(0x1800), 0x800, 0x1000));
     expect(memory.isRam(0, 0x2000)).toBe(true);
+  });
+
+  it('keeps a frozen copy of what the file behind a region is', () => {
+    const memory = new GuestMemory();
+    const seals: FileSeal[] = ['shrink', 'future-write'];
+    const huge = { pageSize: 2 ** 21, seals };
+    const region = memory.addRegion({ gpa: 0x1000n, size: 0x3000n, hva: 2n ** 40n, file: huge });
+    seals.push('write');
+    huge.pageSize = 4096;
+    expect(region.file).toEqual({ pageSize: 2 ** 21, seals: ['shrink', 'future-write'] });
+    expect([region, region.file, region.file?.seals].map((value) => Object.isFrozen(value))).toEqual([
+      true,
+      true,
+      true,
+    ]);
+    const plain = memory.addRegion({ gpa: 0x10000n, size: 0x1000n, file: { pageSize: 4096 } });
+    expect([plain.file, plain.hva]).toEqual([{ pageSize: 4096 }, undefined]);
+    const anonymous = memory.addRegion({ gpa: 0x20000n, size: 0x1000n, hva: 2n ** 41n });
+    const registers = memory.addMmio({ gpa: 0x30000n, size: 0x1000n });
+    expect([anonymous.file, registers.file, memory.moveMmio(registers, 0x40000n).file]).toEqual([
+      undefined,
+      undefined,
+      undefined,
+    ]);
+  });
+
+  const files: [unknown, typeof TypeError | typeof RangeError, RegExp][] = [
+    [4096, TypeError, /^init\.file /],
+    [{}, TypeError, /^init\.file\.pageSize /],
+    [{ pageSize: 4096n }, TypeError, /^init\.file\.pageSize /],
+    [{ pageSize: 4095 }, RangeError, /^init\.file\.pageSize /],
+    [{ pageSize: 2048 }, RangeError, /^init\.file\.pageSize /],
+    [{ pageSize: 4097 }, RangeError, /^init\.file\.pageSize /],
+    [{ pageSize: 12288 }, RangeError, /^init\.file\.pageSize /],
+    [{ pageSize: 2 ** 52 - 1 }, RangeError, /^init\.file\.pageSize /],
+    [{ pageSize: 2 ** 53 }, RangeError, /^init\.file\.pageSize /],
+    [{ pageSize: 2 ** 22 }, RangeError, /^init\.hva /],
+    [{ pageSize: 4096, seals: 'write' }, TypeError, /^init\.file\.seals /],
+    [{ pageSize: 4096, seals: ['seal', 'exec'] }, RangeError, /^init\.file\.seals\[1\] /],
+    [{ pageSize: 4096, seal: [] }, TypeError, /^init\.file\.seal /],
+  ];
+  it.each(files)('refuses the file %o', (file, kind, message) => {
+    const memory = new GuestMemory();
+    const init = { gpa: 0n, size: 0x1000n, hva: 2n ** 21n, file } as RamRegionInit;
+    expect(() => memory.addRegion(init)).toThrow(kind);
+    expect(() => memory.addRegion(init)).toThrow(message);
+    expect(memory.regions).toEqual([]);
+  });
+
+  it('takes a file of any page size where the host address is a multiple of it', () => {
+    const memory = new GuestMemory();
+    for (const [i, pageSize] of [4096, 2 ** 16, 2 ** 21, 2 ** 30].entries()) {
+      const at = BigInt(i + 1) * 0x1000n;
+      expect(memory.addRegion({ gpa: at, size: 0x1000n, hva: 3n * BigInt(pageSize), file: { pageSize } }).file).toEqual(
+        {
+          pageSize,
+        },
+      );
+      const off = { gpa: 0n, size: 0x1000n, hva: 3n * BigInt(pageSize) + 0x1000n, file: { pageSize } };
+      if (pageSize > 4096) expect(() => memory.addRegion(off)).toThrow(/^init\.hva /);
+    }
+    expect(() => memory.addMmio({ gpa: 0n, size: 0x1000n, file: { pageSize: 4096 } } as never)).toThrow(/init\.file /);
   });
 
   it('knows its own regions only', () => {

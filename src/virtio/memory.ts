@@ -1,18 +1,22 @@
 // Guest memory: RAM, ROM and MMIO regions anywhere below 2^53, and access to them by guest-physical address.
 // Not here: what devices do with it. Ranges are gpa + size, end exclusive; bigint at registration, numbers on access.
 // Assumes a little-endian host: ring indices are read in place as native u16 (checked when the file is loaded).
-import type { MemoryObserver, MemoryRegion, MmioRegionInit, RamRegionInit, RingMemory } from './memory-types.ts';
+import type { MemoryObserver, MemoryRegion, MmioRegionInit, RamRegionInit } from './memory-types.ts';
 import type { RegionEntry } from './region-entry.ts';
 import { hex } from '../base/check.ts';
 import { checkMmioRegion, checkRamRegion, entryWindows, movedEntry, PAGE, ramEntry } from './region-entry.ts';
+import type { RamInPlace, RamWindow } from './ram-window.ts';
 import { WindowTable } from './window-table.ts';
 
+export type { RamWindow } from './ram-window.ts';
 export type {
+  FileSeal,
   MemoryObserver,
   MemoryRegion,
   MmioAccess,
   MmioRegionInit,
   RamRegionInit,
+  RegionFile,
   RingMemory,
 } from './memory-types.ts';
 
@@ -22,7 +26,7 @@ const LITTLE_ENDIAN_HOST = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
  * The guest-physical address space of one virtual machine. Access methods never throw for any address; they throw a
  * RangeError when the host-side array is too short.
  */
-export class GuestMemory implements RingMemory {
+export class GuestMemory implements RamInPlace {
   readonly #table = new WindowTable();
   #entries: readonly RegionEntry[] = [];
   #regions: readonly MemoryRegion[] = Object.freeze([]);
@@ -144,6 +148,14 @@ export class GuestMemory implements RingMemory {
     return this.#table.covers(gpa, length, true);
   }
 
+  /**
+   * The window of RAM that holds `gpa`, for queues that read in place. It is the guest's memory only until
+   * {@link GuestMemory.generation} changes.
+   */
+  windowAt(gpa: number): RamWindow {
+    return this.#table.find(gpa);
+  }
+
   /** Copies `length` bytes to `into[offset..]`; false, and nothing promised about `into`, when any byte is not RAM. */
   read(gpa: number, into: Uint8Array, offset: number, length: number): boolean {
     checkRoom('into', into, offset, length);
@@ -161,16 +173,22 @@ export class GuestMemory implements RingMemory {
     return this.#table.loadU16(gpa);
   }
 
-  /** Plain load of a little-endian u16. */
+  /** Plain load of a little-endian u16; -1 when outside RAM or misaligned. */
   readU16(gpa: number): number {
     return this.#table.readU16(gpa);
   }
+
+  /** Copies `count` little-endian u32 to `into[0..]`; false, and nothing read, when misaligned or not in one RAM window. */
   readWords(gpa: number, into: Uint32Array, count: number): boolean {
     return this.#table.readWords(gpa, into, count);
   }
+
+  /** Plain store of a little-endian u32; false, and nothing written, when misaligned or not writable RAM. */
   writeWord(gpa: number, value: number): boolean {
     return this.#table.writeWord(gpa, value);
   }
+
+  /** Plain store of two little-endian u32 in a row, both or (false) none, as {@link GuestMemory.writeWord}. */
   writeWords2(gpa: number, first: number, second: number): boolean {
     return this.#table.writeWords2(gpa, first, second);
   }

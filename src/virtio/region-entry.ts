@@ -1,8 +1,8 @@
 // One registered region with what backs it, and the checks of what an embedder registers.
 // Not here: the set of regions (memory.ts). Ranges are gpa + size, end exclusive, at most 2^53.
-import type { MemoryRegion, MmioAccess, MmioRegionInit, RamRegionInit } from './memory-types.ts';
+import type { FileSeal, MemoryRegion, MmioAccess, MmioRegionInit, RamRegionInit, RegionFile } from './memory-types.ts';
 import type { Window } from './window-table.ts';
-import { checkBigint, checkBoolean, checkOptions, hex, U64_MAX } from '../base/check.ts';
+import { checkBigint, checkBoolean, checkInteger, checkOneOf, checkOptions, hex, U64_MAX } from '../base/check.ts';
 
 /** Unit of regions in bytes. */
 export const PAGE = 4096n;
@@ -16,6 +16,8 @@ const ALLOCATED_WINDOW_BYTES = 1 << 30;
 /** Windows start at and are long multiples of this, so that no aligned ring index crosses two of them. */
 const WINDOW_UNIT = 8;
 
+const SEALS: readonly FileSeal[] = ['shrink', 'grow', 'seal', 'write', 'future-write'];
+
 /** A region and its backing: windows in order for RAM, handlers for MMIO. */
 export interface RegionEntry {
   readonly region: MemoryRegion;
@@ -25,17 +27,19 @@ export interface RegionEntry {
 
 /** Checks a RAM region without allocating anything. */
 export function checkRamRegion(init: RamRegionInit): void {
-  checkOptions('init', init, ['gpa', 'size', 'windows', 'hva', 'readOnly']);
+  checkOptions('init', init, ['gpa', 'size', 'windows', 'hva', 'readOnly', 'file']);
   checkPlace(init.gpa, init.size, init.hva);
   if (init.readOnly !== undefined) checkBoolean('init.readOnly', init.readOnly);
+  if (init.file !== undefined) checkFile(init.file, init.hva);
   if (init.windows !== undefined) checkWindows(init.windows, init.size);
 }
 
 /** Makes the entry of a checked RAM region; allocates its memory when it brings none (RangeError when the host has not that much). */
 export function ramEntry(init: RamRegionInit): RegionEntry {
   const { gpa, size, hva, readOnly = false } = init;
+  const file = init.file === undefined ? undefined : frozenFile(init.file);
   return {
-    region: Object.freeze({ kind: 'ram', gpa, size, hva, readOnly }),
+    region: Object.freeze({ kind: 'ram', gpa, size, hva, readOnly, file }),
     windows: init.windows?.map(bytesOf) ?? allocate(Number(size)),
     access: undefined,
   };
@@ -49,7 +53,8 @@ export function checkMmioRegion(init: MmioRegionInit): RegionEntry {
   if (access !== undefined && (typeof access.read !== 'function' || typeof access.write !== 'function')) {
     throw new TypeError('init.access must be an object with read and write');
   }
-  return { region: Object.freeze({ kind: 'mmio', gpa, size, hva, readOnly: false }), windows: [], access };
+  const region: MemoryRegion = { kind: 'mmio', gpa, size, hva, readOnly: false, file: undefined };
+  return { region: Object.freeze(region), windows: [], access };
 }
 
 /** The entry of `entry` at a new address, checked as `gpa`. */
@@ -82,6 +87,24 @@ function checkPlace(gpa: bigint, size: bigint, hva: bigint | undefined): void {
   if (hva === undefined) return;
   checkBigint('init.hva', hva, 0n, U64_MAX - size + 1n);
   checkMultiple('init.hva', hva);
+}
+
+function checkFile(file: RegionFile, hva: bigint | undefined): void {
+  checkOptions('init.file', file, ['pageSize', 'seals']);
+  const size = checkInteger('init.file.pageSize', file.pageSize, Number(PAGE), 2 ** 52);
+  if (2 ** Math.round(Math.log2(size)) !== size) {
+    throw new RangeError(`init.file.pageSize must be a power of two, got ${size}`);
+  }
+  if (hva !== undefined && hva % BigInt(size) !== 0n) {
+    throw new RangeError(`init.hva must be a multiple of init.file.pageSize ${hex(size)}, got ${hex(hva)}`);
+  }
+  const seals: unknown = file.seals ?? [];
+  if (!Array.isArray(seals)) throw new TypeError('init.file.seals must be an array');
+  seals.forEach((seal, i) => checkOneOf(`init.file.seals[${i}]`, seal, SEALS));
+}
+
+function frozenFile({ pageSize, seals }: RegionFile): RegionFile {
+  return Object.freeze(seals === undefined ? { pageSize } : { pageSize, seals: Object.freeze([...seals]) });
 }
 
 function checkMultiple(name: string, value: bigint): void {

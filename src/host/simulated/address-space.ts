@@ -1,49 +1,20 @@
 // SimulatedAddressSpace: the virtual memory of the VMM process, with mmap, munmap and mprotect of the kernel.
 // Public edge: bytes as bigint, [hva, hva + length). Fast paths: 4 KiB page numbers as exact numbers.
-import { checkBigint, checkInteger, checkOneOf, checkOptions, hex } from '../../base/check.ts';
-import { Errno, HostError, errnoName } from '../../base/errors.ts';
-import { BackingObject } from './backing-object.ts';
-import type { BackingKind } from './backing-object.ts';
-import { SCATTERED_GRANULES_MAX } from './physical-layout.ts';
+import { checkBigint, checkInteger, checkOneOf, checkOptions } from '../../base/check.ts';
+import { Errno } from '../../base/errors.ts';
+import type { BackingObject } from './backing-object.ts';
+import { PROTECTION, VA_END_PAGE, checkMmap, checkSpan, refusal } from './mmap-request.ts';
+import type { MemoryProtection, MmapOptions } from './mmap-request.ts';
 import { PhysicalMemory } from './physical-memory.ts';
 import type { PinList } from './pin-list.ts';
 import { Protection, VirtualMappings } from './virtual-mappings.ts';
 
+export type { MemoryProtection, MmapOptions } from './mmap-request.ts';
+
 const PAGE = 4096n;
-const VA_END = 1n << 47n;
 const FIRST_PAGE = 2 ** 32;
 const PAGES_2M = 512;
 const PAGES_1G = 512 * 512;
-const KINDS: readonly BackingKind[] = ['memfd', 'anonymous', 'hugetlb', 'pfnmap', 'file'];
-
-/** What the process may do: `rw`, `r` = read only, `none` = nothing (PROT_NONE). */
-export type MemoryProtection = 'rw' | 'r' | 'none';
-
-const PROTECTION: Readonly<Record<MemoryProtection, number>> = {
-  rw: Protection.read | Protection.write,
-  r: Protection.read,
-  none: Protection.none,
-};
-
-/** Arguments of {@link SimulatedAddressSpace.mmap}. */
-export interface MmapOptions {
-  /** Bytes, > 0; rounded up to the page size. */
-  readonly length: bigint;
-  /** Kind of a new object; may be left out when `source` is given. */
-  readonly kind?: BackingKind;
-  /** Page size of a new object in bytes, a power of two; default 4096, hugetlb 2 MiB. */
-  readonly pageSize?: number;
-  /** Default `rw`. */
-  readonly prot?: MemoryProtection;
-  /** MAP_FIXED: exactly here, replacing what is mapped; default an address of the simulation's choice. */
-  readonly at?: bigint;
-  /** Maps part of an existing object again (same file descriptor); not for anonymous memory. */
-  readonly source?: { readonly object: BackingObject; readonly offset: bigint };
-  /** Physical contiguity of a new object; default `contiguous`. */
-  readonly layout?: 'contiguous' | 'scattered';
-  /** Seed of a scattered layout, default 0. */
-  readonly seed?: number;
-}
 
 /** Result of {@link SimulatedAddressSpace.mmap}. */
 export interface MappedMemory {
@@ -78,6 +49,11 @@ export class SimulatedAddressSpace {
     this.#maxMapCount = checkInteger('maxMapCount', options.maxMapCount ?? 65530, 0, 2 ** 31 - 1);
   }
 
+  /** vm.max_map_count. */
+  get maxMapCount(): number {
+    return this.#maxMapCount;
+  }
+
   /** Number of virtual memory areas; neighbours that continue each other count once. */
   get mapCount(): number {
     return this.#mappings.size;
@@ -91,18 +67,19 @@ export class SimulatedAddressSpace {
   /**
    * Maps memory (mmap(2)).
    * @throws TypeError or RangeError for wrong arguments; HostError ERR_VIOMMU_HOST_REFUSED with EINVAL when a huge
-   * page would be cut and ENOMEM when address space or vm.max_map_count is exhausted; nothing has changed then.
+   * page would be cut, ENOMEM when address space or vm.max_map_count is exhausted, EACCES or EPERM when the file cannot
+   * be mapped writable, and EBUSY when it cannot be sealed; nothing has changed then.
    */
   mmap(options: MmapOptions): MappedMemory {
     const request = checkMmap(options);
     const { granule, pages } = request;
     const start = request.at ?? this.#place(pages, granule);
     const end = start + pages;
-    if (end > Number(VA_END / PAGE)) throw refusal('mmap', Errno.ENOMEM, 'the address space is exhausted');
+    if (end > VA_END_PAGE) throw refusal('mmap', Errno.ENOMEM, 'the address space is exhausted');
     if (this.#mappings.size > this.#maxMapCount) throw refusal('mmap', Errno.ENOMEM, 'vm.max_map_count is reached');
     if (request.at !== undefined) this.#checkCut('mmap', start, end);
     else this.#nextPage = end + 1;
-    const object = request.object ?? this.#memory.create(request.kind, pages, granule, request.seed);
+    const object = request.object ?? this.#memory.create(request.kind, pages, granule, request.seed, request.file);
     this.#mappings.remove(start, end);
     this.#mappings.add(start, end, object, request.offset, request.protection);
     return {
@@ -122,12 +99,16 @@ export class SimulatedAddressSpace {
     this.#mappings.remove(start, end);
   }
 
-  /** Changes the protection of [hva, hva + length). @throws HostError ENOMEM when a page is not mapped. */
+  /**
+   * Changes the protection of [hva, hva + length). @throws HostError ENOMEM when a page is not mapped; RangeError for
+   * addresses that {@link reserve} or {@link drop} mapped, whose memory is not simulated.
+   */
   mprotect(hva: bigint, length: bigint, prot: MemoryProtection): void {
     const [start, end] = checkSpan(hva, length);
     const protection = PROTECTION[checkOneOf('prot', prot, ['rw', 'r', 'none'])];
     if (!this.#mappings.covers(start, end)) throw refusal('mprotect', Errno.ENOMEM, 'a page is not mapped');
     this.#checkCut('mprotect', start, end);
+    if (this.#mappings.hasReserved(start, end)) throw new RangeError('hva must not be in reserved addresses');
     this.#mappings.protect(start, end, protection);
   }
 
@@ -150,6 +131,13 @@ export class SimulatedAddressSpace {
     return this.#mappings.physicalPage(page);
   }
 
+  /** What the process may do with virtual page `page`, undefined where nothing is mapped. */
+  protectionOf(page: number): MemoryProtection | undefined {
+    const bits = this.#mappings.protectionAt(page);
+    if (bits < 0) return undefined;
+    return (bits & Protection.write) !== 0 ? 'rw' : (bits & Protection.read) !== 0 ? 'r' : 'none';
+  }
+
   /** The object that owns physical page `physical`. */
   objectAt(physical: number): BackingObject | undefined {
     return this.#memory.objectAt(physical);
@@ -158,6 +146,70 @@ export class SimulatedAddressSpace {
   /** Pins virtual pages [page, page + pages) for a device into `pins`; 0, EFAULT or ENOMEM. */
   pin(page: number, pages: number, write: boolean, pins: PinList): number {
     return this.#mappings.pin(page, pages, write, pins);
+  }
+
+  /**
+   * mmap(PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE) at an address of the simulation's choice.
+   * Returns its first page, or a negative errno (ENOMEM).
+   */
+  reserve(pages: number): number {
+    const start = this.#place(pages, 1);
+    if (start + pages > VA_END_PAGE || this.#mappings.size > this.#maxMapCount) return -Errno.ENOMEM;
+    this.#nextPage = start + pages + 1;
+    this.#mappings.reserve(start, start + pages);
+    return start;
+  }
+
+  /**
+   * mmap(MAP_SHARED | MAP_FIXED) at page `at` of the file pages behind [va, va + pages), readable, and writable with
+   * `write`; one call for each area of the source. Returns 0, or the errno of the first part that was refused, with the
+   * parts before it mapped: EFAULT (nothing mapped at the source), EINVAL (not whole pages of a file; also for anonymous
+   * memory, as from mremap(2), and for device registers), ENOMEM (vm.max_map_count), EACCES or EPERM (no writable mapping).
+   */
+  alias(at: number, pages: number, va: number, write: boolean): number {
+    const end = va + pages;
+    for (let page = va; page < end;) {
+      if (!this.#mappings.seekSource(page)) return Errno.EFAULT;
+      const part = Math.min(end, this.#mappings.sourceEnd) - page;
+      const errno = this.#aliasPart(at + page - va, part, page, write);
+      if (errno !== 0) return errno;
+      page += part;
+    }
+    return 0;
+  }
+
+  /**
+   * {@link alias} of [vas[i], vas[i] + lengths[i]) for `first` <= i < `last` side by side from page `at` on, up to the first
+   * that is refused; much faster on reserved addresses that go on before and behind.
+   */
+  aliasAll(at: number, vas: Float64Array, lengths: Float64Array, first: number, last: number, write: boolean): number {
+    let [i, page] = [first, at];
+    for (let left = this.#openRun(at, lengths, first, last); left > 0 && i < last; left--) {
+      if (!this.#appendRun(page, lengths[i]!, vas[i]!, write)) break;
+      page += lengths[i++]!;
+    }
+    this.#mappings.closeRun();
+    // The rest, and what is refused, one by one as the kernel takes it.
+    for (; i < last; i++) {
+      const errno = this.alias(page, lengths[i]!, vas[i]!, write);
+      if (errno !== 0) return errno;
+      page += lengths[i]!;
+    }
+    return 0;
+  }
+
+  /** mmap(PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED) over [at, at + pages); 0, ENOMEM or EINVAL (a huge page cut). */
+  drop(at: number, pages: number): number {
+    const errno = this.#fixedErrno(at, at + pages);
+    if (errno === 0) this.#mappings.reserve(at, at + pages);
+    return errno;
+  }
+
+  /** {@link munmap} of [at, at + pages); 0, ENOMEM or EINVAL. */
+  release(at: number, pages: number): number {
+    const errno = this.#cutErrno(at, at + pages);
+    if (errno === 0) this.#mappings.remove(at, at + pages);
+    return errno;
   }
 
   #place(pages: number, granule: number): number {
@@ -171,94 +223,53 @@ export class SimulatedAddressSpace {
     return start;
   }
 
+  /** Opens [at, the end of all pieces) for {@link #appendRun}; returns how many pieces fit without another question. */
+  #openRun(at: number, lengths: Float64Array, first: number, last: number): number {
+    let end = at;
+    for (let i = first; i < last; i++) end += lengths[i]!;
+    return this.#mappings.openRun(at, end) ? this.#maxMapCount - this.#mappings.size : 0;
+  }
+
+  /** Maps one piece in an open run; false, with nothing done, when it must be looked at closely. */
+  #appendRun(at: number, pages: number, va: number, write: boolean): boolean {
+    const mappings = this.#mappings;
+    if (!mappings.seekSource(va) || va + pages > mappings.sourceEnd) return false;
+    const object = mappings.sourceObject;
+    const { granule } = object.layout;
+    if (!object.isFile || (write && object.writeRefusal !== 0)) return false;
+    if (granule > 1 && !isWhole(granule, at, pages, va - mappings.sourceOrigin)) return false;
+    mappings.appendRun(object, pages, va, write ? PROTECTION.rw : PROTECTION.r);
+    return true;
+  }
+
+  #aliasPart(at: number, pages: number, va: number, write: boolean): number {
+    const mappings = this.#mappings;
+    const { isFile, layout, writeRefusal } = mappings.sourceObject;
+    if (!isFile || !isWhole(layout.granule, at, pages, va - mappings.sourceOrigin)) return Errno.EINVAL;
+    const errno = this.#fixedErrno(at, at + pages) || (write ? writeRefusal : 0);
+    if (errno === 0) mappings.alias(at, pages, va, write ? PROTECTION.rw : PROTECTION.r);
+    return errno;
+  }
+
+  /** What mmap(MAP_FIXED) over [start, end) answers before it looks at a file. */
+  #fixedErrno(start: number, end: number): number {
+    return this.#mappings.size > this.#maxMapCount ? Errno.ENOMEM : this.#cutErrno(start, end);
+  }
+
+  /** Whether [start, end) can be unmapped: EINVAL inside a huge page, ENOMEM when one area would become two too many. */
+  #cutErrno(start: number, end: number): number {
+    const mappings = this.#mappings;
+    if (mappings.cutsHugePage(start) || mappings.cutsHugePage(end)) return Errno.EINVAL;
+    return mappings.size >= this.#maxMapCount && mappings.isStrictlyInside(start, end) ? Errno.ENOMEM : 0;
+  }
+
   #checkCut(syscall: string, start: number, end: number): void {
-    if (this.#mappings.cutsHugePage(start) || this.#mappings.cutsHugePage(end)) {
-      throw refusal(syscall, Errno.EINVAL, 'a huge page would be cut');
-    }
-    if (this.#mappings.size >= this.#maxMapCount && this.#mappings.isStrictlyInside(start, end)) {
-      throw refusal(syscall, Errno.ENOMEM, 'vm.max_map_count is reached');
-    }
+    const errno = this.#cutErrno(start, end);
+    if (errno === Errno.EINVAL) throw refusal(syscall, errno, 'a huge page would be cut');
+    if (errno !== 0) throw refusal(syscall, errno, 'vm.max_map_count is reached');
   }
 }
 
-interface MmapRequest {
-  readonly kind: BackingKind;
-  readonly object: BackingObject | undefined;
-  readonly at: number | undefined;
-  readonly pages: number;
-  readonly granule: number;
-  readonly offset: number;
-  readonly protection: number;
-  readonly seed: number | undefined;
-}
-
-const MMAP_OPTIONS = ['length', 'kind', 'pageSize', 'prot', 'at', 'source', 'layout', 'seed'];
-
-function checkMmap(options: MmapOptions): MmapRequest {
-  checkOptions('options', options, MMAP_OPTIONS);
-  const object = checkSource(options);
-  const kind = object?.kind ?? checkOneOf('kind', options.kind, KINDS);
-  const granule = object?.layout.granule ?? checkPageSize(kind, options.pageSize) / Number(PAGE);
-  const unit = kind === 'hugetlb' ? BigInt(granule) * PAGE : PAGE;
-  const length = checkBigint('length', options.length, 1n, VA_END);
-  const pages = roundUp(length, object === undefined ? BigInt(granule) * PAGE : unit);
-  const at = options.at === undefined ? undefined : checkAligned('at', options.at, unit);
-  const offset = options.source === undefined ? 0 : checkAligned('source.offset', options.source.offset, PAGE);
-  if (kind === 'hugetlb' && offset % granule !== 0) {
-    throw refusal('mmap', Errno.EINVAL, `source.offset ${hex(offset * 4096)} is inside a huge page`);
-  }
-  if (object !== undefined && offset + pages > object.pages) {
-    throw new RangeError(`source.offset + length must be at most the object's size ${hex(object.bytes)}`);
-  }
-  const protection = PROTECTION[checkOneOf('prot', options.prot ?? 'rw', ['rw', 'r', 'none'])];
-  const layout = checkOneOf('layout', options.layout ?? 'contiguous', ['contiguous', 'scattered']);
-  const seed = checkInteger('seed', options.seed ?? 0, 0, 2 ** 32 - 1);
-  if (layout === 'scattered' && pages / granule > SCATTERED_GRANULES_MAX) {
-    throw new RangeError(`length must be at most ${SCATTERED_GRANULES_MAX} pages of pageSize when layout is scattered`);
-  }
-  return { kind, object, at, pages, granule, offset, protection, seed: layout === 'scattered' ? seed : undefined };
-}
-
-function checkSource(options: MmapOptions): BackingObject | undefined {
-  if (options.source === undefined) return undefined;
-  const { object } = options.source;
-  if (!(object instanceof BackingObject)) throw new TypeError('source.object must be the object of an earlier mmap');
-  if (object.kind === 'anonymous') throw new RangeError('source.object must not be anonymous memory');
-  for (const name of ['pageSize', 'layout', 'seed'] as const) {
-    if (options[name] !== undefined) throw new TypeError(`${name} must not be given together with source`);
-  }
-  if (options.kind !== undefined && options.kind !== object.kind) {
-    throw new RangeError(`kind must be ${object.kind}, the kind of source.object, got ${options.kind}`);
-  }
-  return object;
-}
-
-function checkPageSize(kind: BackingKind, value: number | undefined): number {
-  const size = checkInteger('pageSize', value ?? (kind === 'hugetlb' ? 2 ** 21 : 4096), 4096, 2 ** 34);
-  if (!Number.isInteger(Math.log2(size))) throw new RangeError(`pageSize must be a power of two, got ${size}`);
-  return size;
-}
-
-function roundUp(length: bigint, unit: bigint): number {
-  return Number((((length + unit - 1n) / unit) * unit) / PAGE);
-}
-
-function checkAligned(name: string, value: bigint, unit: bigint): number {
-  if (checkBigint(name, value, 0n, VA_END - 1n) % unit !== 0n) {
-    throw new RangeError(`${name} must be a multiple of ${hex(unit)}, got ${hex(value)}`);
-  }
-  return Number(value / PAGE);
-}
-
-function checkSpan(hva: bigint, length: bigint): [start: number, end: number] {
-  const start = checkAligned('hva', hva, PAGE);
-  const bytes = checkBigint('length', length, 1n, VA_END - hva);
-  return [start, start + Number((bytes + PAGE - 1n) / PAGE)];
-}
-
-function refusal(syscall: string, errno: number, why: string): HostError {
-  return new HostError('ERR_VIOMMU_HOST_REFUSED', `${syscall} refused with ${errnoName(errno)}: ${why}`, {
-    errno,
-    syscall,
-  });
+function isWhole(granule: number, at: number, pages: number, filePage: number): boolean {
+  return at % granule === 0 && pages % granule === 0 && filePage % granule === 0;
 }

@@ -1,9 +1,22 @@
 // What a virtual mapping shows: a simulated memfd, anonymous memory, hugetlb file, file-system file or device BAR.
 // Holds the bytes (allocated when first touched) and the physical layout. Unit: 4 KiB pages; byte offsets are numbers.
+import { Errno } from '../../base/errors.ts';
 import { PhysicalLayout } from './physical-layout.ts';
 
 /** Kind of memory; `pfnmap` is a mapped BAR, `file` a file of a file system that needs dirty tracking. */
 export type BackingKind = 'memfd' | 'anonymous' | 'hugetlb' | 'pfnmap' | 'file';
+
+/** What a file is sealed against (F_SEAL_* of memfd_create(2)). */
+export type FileSeal = 'shrink' | 'grow' | 'seal' | 'write' | 'future-write';
+
+/** How the process holds the file of an object. */
+export interface FileAccess {
+  /** Opened for reading only (O_RDONLY). */
+  readonly readOnly: boolean;
+  readonly seals: readonly FileSeal[];
+}
+
+const PLAIN_FILE: FileAccess = { readOnly: false, seals: [] };
 
 /** Size of the byte arrays that hold an object, the last one excepted. */
 export const WINDOW_BYTES = 2 ** 30;
@@ -14,15 +27,22 @@ const PAGE_BYTES = 4096;
 export class BackingObject {
   readonly kind: BackingKind;
   readonly layout: PhysicalLayout;
+  /** Seals of the file; none for what has no file. */
+  readonly seals: readonly FileSeal[];
+  /** Errno of mmap() for a new writable shared mapping: EACCES of a read-only descriptor, EPERM of a seal, 0. */
+  readonly writeRefusal: number;
   readonly #windows: (ArrayBuffer | undefined)[];
   /** Pages of virtual address space that show this object now, kept by the address space. */
   mappedPages = 0;
   /** True once a host entry has pinned a page, so that a device may still reach it when nothing maps it. */
   pinned = false;
 
-  constructor(kind: BackingKind, layout: PhysicalLayout) {
+  constructor(kind: BackingKind, layout: PhysicalLayout, file = PLAIN_FILE) {
     this.kind = kind;
     this.layout = layout;
+    this.seals = file.seals;
+    const sealed = file.seals.includes('write') || file.seals.includes('future-write');
+    this.writeRefusal = file.readOnly ? Errno.EACCES : sealed ? Errno.EPERM : 0;
     this.#windows = new Array<ArrayBuffer | undefined>(Math.ceil(this.bytes / WINDOW_BYTES)).fill(undefined);
   }
 
@@ -39,6 +59,16 @@ export class BackingObject {
   /** Page size of the backing in bytes (hugetlb: the huge page). */
   get pageSize(): number {
     return this.layout.granule * PAGE_BYTES;
+  }
+
+  /** Whether the object is a file that can be mapped a second time, other than the registers of a device. */
+  get isFile(): boolean {
+    return this.kind !== 'anonymous' && this.kind !== 'pfnmap';
+  }
+
+  /** Whether neighbouring mappings of it stay apart (VM_SPECIAL, VM_HUGETLB); others merge when they continue each other. */
+  get staysApart(): boolean {
+    return this.kind === 'hugetlb' || this.kind === 'pfnmap';
   }
 
   /** The bytes of the whole object in order, in arrays of 1 GiB and a shorter last one; allocates all of them. */

@@ -2,10 +2,21 @@
 // A refused operation has changed nothing; which operations count can be narrowed to a kind and a group.
 import { checkInteger, checkOneOf, checkOptions } from '../../base/check.ts';
 
-/** The operations of a host context that count, each map and unmap of a batch for itself; attach: iommufd. */
-export type OperationKind = 'map' | 'unmap' | 'unmapAll' | 'clearBusMaster' | 'resetDevices' | 'attach';
+/**
+ * The operations of a host context that count, each map, gather (a `map`) and unmap of a batch for itself; `window`: each
+ * window that buildWindows builds; attach: iommufd.
+ */
+export type OperationKind = 'map' | 'unmap' | 'window' | 'unmapAll' | 'clearBusMaster' | 'resetDevices' | 'attach';
 
-const KINDS: readonly OperationKind[] = ['map', 'unmap', 'unmapAll', 'clearBusMaster', 'resetDevices', 'attach'];
+const KINDS: readonly OperationKind[] = [
+  'map',
+  'unmap',
+  'window',
+  'unmapAll',
+  'clearBusMaster',
+  'resetDevices',
+  'attach',
+];
 
 /** Which operations an injected failure counts and hits. */
 export interface FaultSelection {

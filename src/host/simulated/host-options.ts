@@ -33,6 +33,11 @@ export interface HostLimitOptions {
   readonly kernel?: KernelVersion;
   /** Whether a device can read a write-only entry: true on VT-d (default), false on AMD-Vi and virtio-iommu. */
   readonly writeOnlyReadable?: boolean;
+  /**
+   * {@link HostLimits.windowPieces}, default a quarter of the process's vm.max_map_count; 0: never gather. Not for iommufd
+   * and for mediated devices, which never gather.
+   */
+  readonly windowPieces?: number;
   /** Added to the reported DMA_AVAIL: a host that lies; default 0. Not for iommufd. */
   readonly entriesLeftOffset?: number;
 }
@@ -58,11 +63,16 @@ interface GroupOptions {
 /** Options of a type1 container. */
 export interface ContextOptions extends HostLimitOptions, GroupOptions {
   readonly flavour?: 'type1';
+  /**
+   * A container of mediated devices only: no IOVA_RANGE capability, so that every I/O virtual address can be mapped, and
+   * no gathers. Default false. What a mediated device reaches is simulated as for a real one.
+   */
+  readonly mediated?: boolean;
 }
 
 /** Options of an attachment to an IOAS. */
 export interface IommufdContextOptions
-  extends Omit<HostLimitOptions, 'entryLimit' | 'entriesLeftOffset'>, GroupOptions {
+  extends Omit<HostLimitOptions, 'entryLimit' | 'entriesLeftOffset' | 'windowPieces'>, GroupOptions {
   readonly flavour: 'iommufd';
   /** Default `large`; `cut` = IOMMU_OPTION_HUGE_PAGES 0. */
   readonly mode?: IommufdMode;
@@ -79,7 +89,10 @@ export const VTD_USABLE_RANGES: readonly AddressRange[] = [
 /** Page sizes of VT-d: 4K, 2M, 1G. */
 export const VTD_PAGE_SIZES = 0x4020_1000n;
 
-/** Defaults of {@link HostLimitOptions}. */
+/** What a container without the IOVA_RANGE capability maps. */
+export const EVERY_IOVA: readonly AddressRange[] = [{ start: 0n, end: U64_MAX }];
+
+/** Defaults of {@link HostLimitOptions}; `windowPieces` depends on the process. */
 export const DEFAULT_LIMITS: Required<HostLimitOptions> = {
   entryLimit: 65535,
   usableRanges: VTD_USABLE_RANGES,
@@ -88,11 +101,12 @@ export const DEFAULT_LIMITS: Required<HostLimitOptions> = {
   kernel: '6.12',
   writeOnlyReadable: true,
   entriesLeftOffset: 0,
+  windowPieces: 0,
 };
 
 const LIMIT_OPTIONS = Object.keys(DEFAULT_LIMITS);
 const GROUP_OPTIONS = ['group', 'endpoints', 'flavour', 'busMaster'];
-const COST_OPTIONS = ['perCallNs', 'perMapNs', 'perUnmapNs', 'perPageNs'] as const;
+const COST_OPTIONS = ['perCallNs', 'perMapNs', 'perUnmapNs', 'perPageNs', 'perPieceNs'] as const;
 
 /** @throws TypeError when `options` has a name that {@link SimulatedHostOptions} does not have. */
 export function checkHostNames(options: SimulatedHostOptions): void {
@@ -101,10 +115,11 @@ export function checkHostNames(options: SimulatedHostOptions): void {
 
 /** The flavour of a context; @throws TypeError or RangeError for a wrong one, or for an option that it does not have. */
 export function checkFlavour(options: ContextOptions | IommufdContextOptions): 'type1' | 'iommufd' {
-  const names = [...LIMIT_OPTIONS, ...GROUP_OPTIONS, 'mode', 'attached'];
+  const names = [...LIMIT_OPTIONS, ...GROUP_OPTIONS, 'mode', 'attached', 'mediated'];
   checkOptions('options', options, names);
   const flavour = checkOneOf('flavour', options.flavour ?? 'type1', ['type1', 'iommufd']);
-  const foreign = flavour === 'type1' ? ['mode', 'attached'] : ['entryLimit', 'entriesLeftOffset'];
+  const foreign =
+    flavour === 'type1' ? ['mode', 'attached'] : ['entryLimit', 'entriesLeftOffset', 'windowPieces', 'mediated'];
   checkOptions(
     'options',
     options,
@@ -132,7 +147,17 @@ export function checkLimits(
       -U32_MAX,
       U32_MAX,
     ),
+    windowPieces: checkInteger('windowPieces', options.windowPieces ?? defaults.windowPieces, 0, 2 ** 31 - 1),
   };
+}
+
+/** Whether the container holds mediated devices only. @throws TypeError for a wrong option, or one that such a container lacks. */
+export function checkMediated(options: ContextOptions | IommufdContextOptions): boolean {
+  const mediated = options.flavour !== 'iommufd' && checkBoolean('mediated', options.mediated ?? false);
+  for (const name of ['usableRanges', 'windowPieces'] as const) {
+    if (mediated && name in options) throw new TypeError(`${name} must not be given together with mediated`);
+  }
+  return mediated;
 }
 
 function checkUsableRanges(ranges: readonly AddressRange[]): AddressRange[] {

@@ -3,11 +3,20 @@
 // Ranges at this edge: bigint bytes, both ends inclusive.
 import { U32_MAX, checkBoolean, checkFunction, checkInteger, checkOneOf } from '../../base/check.ts';
 import { Errno, HostError } from '../../base/errors.ts';
+import type { HostLimits } from '../context.ts';
 import { SimulatedAddressSpace } from './address-space.ts';
 import { SimulatedDevice } from './device.ts';
 import type { FaultSelection } from './fault-plan.ts';
 import type { ContextOptions, HostLimitOptions, IommufdContextOptions, SimulatedHostOptions } from './host-options.ts';
-import { DEFAULT_LIMITS, checkCosts, checkFlavour, checkHostNames, checkLimits } from './host-options.ts';
+import {
+  DEFAULT_LIMITS,
+  EVERY_IOVA,
+  checkCosts,
+  checkFlavour,
+  checkHostNames,
+  checkLimits,
+  checkMediated,
+} from './host-options.ts';
 import { SimulatedIommufdContext } from './iommufd-context.ts';
 import type { OperationObserver } from './machine.ts';
 import { Machine } from './machine.ts';
@@ -16,6 +25,9 @@ import { SimulatedType1Context } from './type1-context.ts';
 
 export type { ContextOptions, HostLimitOptions, IommufdContextOptions, SimulatedHostOptions } from './host-options.ts';
 export { VTD_PAGE_SIZES, VTD_USABLE_RANGES } from './host-options.ts';
+
+/** Windows may take this part of the mappings that the process may have: the rest is for everything else in it. */
+const WINDOW_SHARE = 4;
 
 /** A simulated host: contexts by group, devices by endpoint, one process address space. */
 export class SimulatedHost {
@@ -29,10 +41,11 @@ export class SimulatedHost {
   /** @throws TypeError or RangeError that names the wrong option. */
   constructor(options: SimulatedHostOptions = {}) {
     checkHostNames(options);
-    this.#defaults = checkLimits(options, DEFAULT_LIMITS);
     const costs = checkCosts(options.costs ?? {});
     if (options.clock !== undefined) checkFunction('clock', options.clock);
     this.addressSpace = options.addressSpace ?? new SimulatedAddressSpace();
+    const windowPieces = Math.floor(this.addressSpace.maxMapCount / WINDOW_SHARE);
+    this.#defaults = checkLimits(options, { ...DEFAULT_LIMITS, windowPieces });
     this.#machine = new Machine(this.addressSpace, costs, options.clock);
   }
 
@@ -70,22 +83,23 @@ export class SimulatedHost {
     checkFlavour(options);
     const group = checkInteger('group', options.group, 0, 2 ** 31 - 1);
     const busMaster = checkBoolean('busMaster', options.busMaster ?? true);
-    const { entryLimit, usableRanges, pageSizes, entriesLeftOffset, ...rest } = checkLimits(options, this.#defaults);
+    const mediated = checkMediated(options);
+    const checked = checkLimits(options, this.#defaults);
     const iommufd = options.flavour === 'iommufd' ? checkIommufd(options) : undefined;
     this.#checkEndpoints(group, options.endpoints);
     if (this.#contexts.has(group)) throw unavailable(`group ${group} is already open`, Errno.EBUSY);
-    if (iommufd !== undefined && rest.kernel === '6.1') throw unavailable('kernel 6.1 has no iommufd', Errno.ENOENT);
+    if (iommufd !== undefined && checked.kernel === '6.1') throw unavailable('kernel 6.1 has no iommufd', Errno.ENOENT);
     const settings = {
-      ...rest,
+      ...checked,
+      limits: contextLimits(checked, iommufd !== undefined, mediated),
       group,
       devices: options.endpoints.map((endpoint) => this.#addDevice(endpoint, group, busMaster)),
       onClose: () => this.#contexts.delete(group),
     };
-    const limits = { entryLimit: iommufd === undefined ? entryLimit : Infinity, usableRanges, pageSizes };
     const context =
       iommufd === undefined
-        ? new SimulatedType1Context(this.#machine, { ...settings, limits, entriesLeftOffset })
-        : new SimulatedIommufdContext(this.#machine, { ...settings, limits, ...iommufd });
+        ? new SimulatedType1Context(this.#machine, settings)
+        : new SimulatedIommufdContext(this.#machine, { ...settings, ...iommufd });
     this.#contexts.set(group, context);
     return context;
   }
@@ -111,8 +125,9 @@ export class SimulatedHost {
   }
 
   /**
-   * Plans that the `n`-th host operation from now (1 = the next one) fails with `errno` and changes nothing; maps and
-   * unmaps of a batch, unmapAll, clearBusMaster and resetDevices count one each; `selection` narrows what counts.
+   * Plans that the `n`-th host operation from now (1 = the next one) fails with `errno` and changes nothing; maps, gathers
+   * and unmaps of a batch, windows that are built, unmapAll, clearBusMaster and resetDevices count one each; `selection`
+   * narrows what counts. A gather that fails drops its window like every other.
    */
   failAt(n: number, errno: number, selection: FaultSelection = {}): void {
     this.#machine.faults.failAt(n, errno, selection);
@@ -157,6 +172,15 @@ export class SimulatedHost {
     this.#groupOf.set(endpoint, group);
     return device;
   }
+}
+
+function contextLimits(options: Required<HostLimitOptions>, iommufd: boolean, mediated: boolean): HostLimits {
+  return {
+    pageSizes: options.pageSizes,
+    usableRanges: mediated ? EVERY_IOVA : options.usableRanges,
+    entryLimit: iommufd ? Infinity : options.entryLimit,
+    windowPieces: iommufd || mediated ? 0 : options.windowPieces,
+  };
 }
 
 function checkIommufd({ mode, attached }: IommufdContextOptions): { mode: 'large' | 'cut'; attached: boolean } {

@@ -15,6 +15,8 @@ export interface HostCosts {
   readonly perUnmapNs?: number;
   /** Per 4 KiB page pinned or unpinned. */
   readonly perPageNs?: number;
+  /** Per piece of a window, to build and to drop it. */
+  readonly perPieceNs?: number;
 }
 
 /** One executed or refused operation, as an observer sees it; the record is reused: copy what you keep. */
@@ -49,7 +51,7 @@ export class Machine {
 
   constructor(addressSpace: SimulatedAddressSpace, costs: HostCosts, advance: ((ns: number) => void) | undefined) {
     this.addressSpace = addressSpace;
-    this.costs = { perCallNs: 0, perMapNs: 0, perUnmapNs: 0, perPageNs: 0, ...costs };
+    this.costs = { perCallNs: 0, perMapNs: 0, perUnmapNs: 0, perPageNs: 0, perPieceNs: 0, ...costs };
     this.#advance = advance;
   }
 

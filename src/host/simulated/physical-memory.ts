@@ -2,7 +2,7 @@
 // Unit: 4 KiB page numbers; ends exclusive. Ranges are never reused, so a stale page number finds nothing else.
 import { IntervalTable, NONE } from '../../intervals/table.ts';
 import { BackingObject } from './backing-object.ts';
-import type { BackingKind } from './backing-object.ts';
+import type { BackingKind, FileAccess } from './backing-object.ts';
 import { PhysicalLayout } from './physical-layout.ts';
 
 const PAGES_2M = 512;
@@ -21,10 +21,16 @@ export class PhysicalMemory {
   }
 
   /** Makes an object at a 2M-aligned physical address, 1G-aligned from 1 GiB on; `seed` undefined: contiguous. */
-  create(kind: BackingKind, pages: number, granule: number, seed: number | undefined): BackingObject {
+  create(
+    kind: BackingKind,
+    pages: number,
+    granule: number,
+    seed: number | undefined,
+    file?: FileAccess,
+  ): BackingObject {
     const alignment = Math.max(granule, pages >= PAGES_1G ? PAGES_1G : PAGES_2M);
     const base = Math.ceil(this.#top / alignment) * alignment;
-    const object = new BackingObject(kind, new PhysicalLayout(base, pages, granule, seed));
+    const object = new BackingObject(kind, new PhysicalLayout(base, pages, granule, seed), file);
     // One page between objects, so that no two of them are ever physically contiguous.
     this.#top = base + pages + 1;
     this.#ranges.insert(base, base + pages, base, 0);

@@ -2,10 +2,11 @@
 // observers, devices and close. Not here: which maps and unmaps are refused, and what they pin (the two subclasses).
 // Unit: 4 KiB page numbers, ends exclusive.
 import { checkInteger } from '../../base/check.ts';
-import { HostError } from '../../base/errors.ts';
+import { Errno, HostError } from '../../base/errors.ts';
 import { IntervalTable, NONE } from '../../intervals/table.ts';
+import { checkBatch } from '../batch-check.ts';
 import type { HostBatch, HostContext, HostLimits } from '../context.ts';
-import { HOST_MMIO, HostOp, HostRight } from '../context.ts';
+import { HostOp, HostRight } from '../context.ts';
 import type { SimulatedDevice } from './device.ts';
 import type { OperationKind } from './fault-plan.ts';
 import type { IoPageTable } from './io-page-table.ts';
@@ -13,7 +14,7 @@ import type { Machine } from './machine.ts';
 import { PinList } from './pin-list.ts';
 import { DmaProber } from './prober.ts';
 import type { KernelVersion } from './type1-rules.ts';
-import { PAGE_END } from './type1-rules.ts';
+import { WindowPool } from './window-pool.ts';
 
 /** The bits of a batch's rights that are rights; a host tells device memory from RAM by the mapping itself. */
 const RIGHTS = HostRight.read | HostRight.write;
@@ -33,9 +34,12 @@ export interface ContextSettings {
 
 /** Counters of one context; a snapshot. */
 export interface ContextStatistics {
+  /** Maps and gathers. */
   readonly mapCalls: number;
   readonly unmapCalls: number;
   readonly unmapAllCalls: number;
+  /** Windows that were tried, refused ones included. */
+  readonly windowCalls: number;
   /** Operations that ended with an errno, injected ones included. */
   readonly refusals: number;
   readonly entries: number;
@@ -44,6 +48,10 @@ export interface ContextStatistics {
   readonly pinnedPages: number;
   /** Number of IOPTEs by size in bytes. */
   readonly ioptes: ReadonlyMap<bigint, number>;
+  /** Windows that stand now: built, and neither mapped nor dropped. */
+  readonly windows: number;
+  /** Pieces of those windows. */
+  readonly windowPieces: number;
 }
 
 /** One host entry (struct vfio_dma, struct iopt_area). */
@@ -70,7 +78,8 @@ export abstract class SimulatedContext implements HostContext {
   /** Pages that the last removal took away. */
   protected removedPages = 0;
   readonly #onClose: () => void;
-  readonly #counts = { map: 0, unmap: 0, unmapAll: 0, clearBusMaster: 0, resetDevices: 0, attach: 0 };
+  readonly #windows: WindowPool | undefined;
+  readonly #counts = { map: 0, unmap: 0, window: 0, unmapAll: 0, clearBusMaster: 0, resetDevices: 0, attach: 0 };
   readonly #operation: { context: HostContext; kind: OperationKind; iova: number; pages: number; errno: number };
   #refusals = 0;
   #entriesPeak = 0;
@@ -83,6 +92,8 @@ export abstract class SimulatedContext implements HostContext {
     this.machine = machine;
     this.table = table;
     this.devices = settings.devices;
+    const { windowPieces } = settings.limits;
+    this.#windows = windowPieces > 0 ? new WindowPool(machine.addressSpace, windowPieces) : undefined;
     this.#onClose = settings.onClose;
     this.#operation = { context: this, kind: 'map', iova: 0, pages: 0, errno: 0 };
   }
@@ -97,29 +108,46 @@ export abstract class SimulatedContext implements HostContext {
   }
 
   /**
+   * See {@link HostContext.buildWindows}; a gather whose window stands already keeps it. The errno of a piece is that of
+   * {@link SimulatedAddressSpace.alias}.
+   * @throws RangeError, before anything changes, when `from` or a column of `batch` is not legal.
+   */
+  buildWindows(batch: HostBatch, from: number): number {
+    this.#checkOpen('buildWindows');
+    checkInteger('from', from, 0, batch.count);
+    if (checkBatch(batch, from) === 0) return batch.count;
+    this.enter('buildWindows');
+    const built: number[] = [];
+    for (let i = from; i < batch.count; i++) {
+      if (batch.kind[i] !== HostOp.gather || this.#isBuilt(batch, i)) continue;
+      const errno = this.#buildWindow(batch, i);
+      batch.errno[i] = errno;
+      if (errno !== 0) {
+        for (const index of built) this.#dropWindow(batch, index);
+        return i;
+      }
+      built.push(i);
+    }
+    return batch.count;
+  }
+
+  dropWindows(batch: HostBatch): void {
+    this.#checkOpen('dropWindows');
+    for (let i = 0; i < batch.count; i++) if (batch.kind[i] === HostOp.gather) this.#dropWindow(batch, i);
+  }
+
+  /**
    * See {@link HostContext.apply}; each operation follows the map and unmap calls of the flavour.
-   * @throws RangeError, before anything changes, when `from` or a column of `batch` is not a legal page number.
+   * @throws RangeError, before anything changes, when `from` or a column of `batch` is not legal.
    */
   apply(batch: HostBatch, from: number): number {
     this.enter('apply');
     checkInteger('from', from, 0, batch.count);
-    for (let i = from; i < batch.count; i++) checkOperation(batch, i);
+    checkBatch(batch, from);
     for (let i = from; i < batch.count; i++) {
-      const iova = batch.iova[i]!;
-      const pages = batch.pages[i]!;
-      let errno: number;
-      if (batch.kind[i] === HostOp.map) {
-        errno = this.begin('map');
-        if (errno === 0) errno = this.mapPages(iova, pages, batch.va[i]!, batch.rights[i]! & RIGHTS);
-        batch.errno[i] = errno;
-        this.end('map', iova, pages, errno);
-      } else {
-        errno = this.begin('unmap');
-        if (errno === 0) errno = this.unmapPages(iova, pages);
-        batch.errno[i] = errno;
-        batch.done[i] = errno === 0 ? this.removedPages : 0;
-        this.end('unmap', iova, pages, errno);
-      }
+      const errno = batch.kind[i] === HostOp.unmap ? this.#applyUnmap(batch, i) : this.#applyMap(batch, i);
+      batch.errno[i] = errno;
+      this.end(batch.kind[i] === HostOp.unmap ? 'unmap' : 'map', batch.iova[i]!, batch.pages[i]!, errno);
       if (errno !== 0) return i;
     }
     return batch.count;
@@ -156,6 +184,7 @@ export abstract class SimulatedContext implements HostContext {
     this.#closed = true;
     for (const device of this.devices) device.table = undefined;
     this.removeAll();
+    this.#windows?.close();
     this.#onClose();
   }
 
@@ -182,11 +211,14 @@ export abstract class SimulatedContext implements HostContext {
       mapCalls: this.#counts.map,
       unmapCalls: this.#counts.unmap,
       unmapAllCalls: this.#counts.unmapAll,
+      windowCalls: this.#counts.window,
       refusals: this.#refusals,
       entries: this.live.size,
       entriesPeak: this.#entriesPeak,
       pinnedPages: this.pinnedPages,
       ioptes: this.table.ioptes(),
+      windows: this.#windows?.size ?? 0,
+      windowPieces: this.#windows?.pieces ?? 0,
     };
   }
 
@@ -238,6 +270,44 @@ export abstract class SimulatedContext implements HostContext {
     this.machine.notify(operation);
   }
 
+  #applyMap(batch: HostBatch, i: number): number {
+    const rights = batch.rights[i]! & RIGHTS;
+    const injected = this.begin('map');
+    if (batch.kind[i] === HostOp.map) {
+      return injected || this.mapPages(batch.iova[i]!, batch.pages[i]!, batch.va[i]!, rights);
+    }
+    if (!this.#isBuilt(batch, i)) return injected || Errno.EINVAL;
+    const errno = injected || this.mapPages(batch.iova[i]!, batch.pages[i]!, batch.window[i]!, rights);
+    this.#dropWindow(batch, i);
+    return errno;
+  }
+
+  #applyUnmap(batch: HostBatch, i: number): number {
+    const errno = this.begin('unmap') || this.unmapPages(batch.iova[i]!, batch.pages[i]!);
+    batch.done[i] = errno === 0 ? this.removedPages : 0;
+    return errno;
+  }
+
+  #isBuilt(batch: HostBatch, i: number): boolean {
+    return this.#windows?.has(batch.window[i]!, batch.pages[i]!) ?? false;
+  }
+
+  #buildWindow(batch: HostBatch, i: number): number {
+    let errno = this.begin('window');
+    if (errno === 0) {
+      errno = this.#windows?.build(batch, i) ?? Errno.EOPNOTSUPP;
+      this.machine.spend(this.machine.costs.perPieceNs * batch.pieces[i]!);
+    }
+    this.end('window', batch.iova[i]!, batch.pages[i]!, errno);
+    return errno;
+  }
+
+  #dropWindow(batch: HostBatch, i: number): void {
+    if (!this.#isBuilt(batch, i)) return;
+    this.#windows!.drop(batch.window[i]!);
+    batch.window[i] = 0;
+  }
+
   #checkOpen(syscall: string): void {
     if (!this.#closed) return;
     throw new HostError('ERR_VIOMMU_HOST_CLOSED', `${this.name} is closed`, { errno: 0, syscall });
@@ -247,21 +317,4 @@ export abstract class SimulatedContext implements HostContext {
 /** Page number of a byte address, rounded down. */
 export function toPages(bytes: bigint): number {
   return Number(bytes / 4096n);
-}
-
-function checkOperation(batch: HostBatch, i: number): void {
-  const kind = batch.kind[i]!;
-  if (kind !== HostOp.map && kind !== HostOp.unmap)
-    throw new RangeError(`batch.kind[${i}] must be a HostOp, got ${kind}`);
-  checkPage('iova', i, batch.iova[i]!);
-  checkPage('pages', i, batch.pages[i]!);
-  if (kind === HostOp.unmap) return;
-  checkPage('va', i, batch.va[i]!);
-  const rights = batch.rights[i]!;
-  if (rights > (RIGHTS | HOST_MMIO)) throw new RangeError(`batch.rights[${i}] has unknown bits: ${rights}`);
-}
-
-function checkPage(column: string, i: number, value: number): void {
-  if (Number.isInteger(value) && value >= 0 && value <= PAGE_END) return;
-  throw new RangeError(`batch.${column}[${i}] must be a page number in [0, 2^52], got ${value}`);
 }

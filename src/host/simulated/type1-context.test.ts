@@ -287,7 +287,7 @@ describe('batches', () => {
       [(batch) => (batch.va[1] = NaN), /^batch.va\[1\] /],
       [(batch) => (batch.iova[1] = 2 ** 53), /^batch.iova\[1\] /],
       [(batch) => (batch.rights[1] = 8), /^batch.rights\[1\] /],
-      [(batch) => (batch.kind[1] = 3), /^batch.kind\[1\] /],
+      [(batch) => (batch.kind[1] = 4), /^batch.kind\[1\] /],
     ];
     for (const [spoil, message] of wrong) {
       const batch = new HostBatch();
