@@ -13,6 +13,9 @@ export const DIAGNOSTICS_CHANNELS = {
   'host-refusal': 'virtio-iommu:host-refusal',
   'context-blocked': 'virtio-iommu:context-blocked',
   'context-switched': 'virtio-iommu:context-switched',
+  'dma-window': 'virtio-iommu:dma-window',
+  'budget-low': 'virtio-iommu:budget-low',
+  compacted: 'virtio-iommu:compacted',
   fault: 'virtio-iommu:fault',
   'ring-broken': 'virtio-iommu:ring-broken',
 } as const satisfies { readonly [Type in IommuEvent['type']]: `virtio-iommu:${Type}` };

@@ -28,6 +28,7 @@ class CountingHost implements HostContext {
     pageSizes: 0x4020_1000n,
     usableRanges: [{ start: 0n, end: (1n << 64n) - 1n }],
     entryLimit: Infinity,
+    windowPieces: 0,
   };
   calls = 0;
   operations = 0;
@@ -37,6 +38,8 @@ class CountingHost implements HostContext {
     this.operations += batch.count - from;
     return batch.count;
   }
+  buildWindows = (batch: HostBatch): number => batch.count;
+  dropWindows = (): void => undefined;
   unmapAll = (): number => 0;
   entriesLeft = (): number => Infinity;
   clearBusMaster = (): number => 0;
@@ -79,7 +82,7 @@ function machine(mappings: number): Machine {
       for (let page = at; page < at + PER_KICK; page++) map(kick, page);
     });
   }
-  return { host, guest: domain.table, mirror: domain.mirrors[0]!.entries, send };
+  return { host, guest: domain.table, mirror: domain.mirrors[0]!.entries.table, send };
 }
 
 function map(kick: Kick, page: number, pages = 1): void {
@@ -152,7 +155,10 @@ describe('kicks of 128', () => {
             }
           }
         });
-        expect(target.host).toMatchObject({ calls: 2 * kicks, operations: 2 * kicks * PER_KICK });
+        expect(target.host.calls).toBe(2 * kicks);
+        // Neighbouring UNMAPs of a kick are one operation: never more than one for each request.
+        expect(target.host.operations).toBeGreaterThan(kicks * PER_KICK);
+        expect(target.host.operations).toBeLessThanOrEqual(2 * kicks * PER_KICK);
         return seen / (2 * kicks * PER_KICK);
       };
       const ratio = perRequest(large, LARGE) / perRequest(small, SMALL);

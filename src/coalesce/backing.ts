@@ -6,6 +6,9 @@ import { IntervalTable, NONE } from '../intervals/table.ts';
 
 const RIGHTS = HostRight.read | HostRight.write;
 
+/** Flag of a region: its pages can be shown in a virtual window (file pages of 4 KiB, writable mappings allowed). */
+export const REGION_GATHERABLE = 8;
+
 /** Guest-physical memory that host contexts can be given. */
 export class Backing {
   /** Guest-physical pages -> first host virtual page; flags = rights and {@link HOST_MMIO}. */
@@ -17,6 +20,14 @@ export class Backing {
   #end = 0;
   #va = 0;
   #flags = 0;
+  /** Host virtual page of what {@link locate} found, and the rights, HOST_MMIO and REGION_GATHERABLE that hold there. */
+  foundVa = 0;
+  foundFlags = 0;
+  /** First guest-physical page of the region of the last piece. */
+  get region(): number {
+    return this.#start;
+  }
+
   /** Pages of RAM, the measure of the cap on installed memory. */
   ramPages = 0;
 
@@ -40,6 +51,22 @@ export class Backing {
   /** The rights that a piece of a region gives when the guest asks for `rights`; 0: nothing to install. */
   rightsOf(slot: number, rights: number): number {
     return this.table.flagsAt(slot) & rights & RIGHTS;
+  }
+
+  /**
+   * Finds where guest-physical [gpa, gpa + pages) lies with `rights`: {@link foundVa}, {@link foundFlags} and
+   * {@link region}. False when it is not wholly inside one region.
+   */
+  locate(gpa: number, pages: number, rights: number): boolean {
+    if (gpa < this.#start || gpa + pages > this.#end) {
+      const slot = this.table.find(gpa);
+      if (slot === NONE || this.table.endAt(slot) < gpa + pages) return false;
+      this.#remember(slot);
+    }
+    this.foundVa = this.#va + (gpa - this.#start);
+    const granted = this.#flags & rights & RIGHTS;
+    this.foundFlags = granted === 0 ? 0 : granted | (this.#flags & ~RIGHTS);
+    return true;
   }
 
   /** Pages of RAM in guest-physical [gpa, gpa + pages) that a mapping with `rights` would install. */
@@ -69,16 +96,20 @@ export class Backing {
     return 1;
   }
 
+  #remember(slot: number): void {
+    this.#start = this.table.startAt(slot);
+    this.#end = this.table.endAt(slot);
+    this.#va = this.table.valueAt(slot);
+    this.#flags = this.table.flagsAt(slot);
+  }
+
   #appendSlowly(batch: HostBatch, iova: number, pages: number, gpa: number, rights: number): number {
     const { table } = this;
     const end = gpa + pages;
     this.appendedRam = 0;
     let pieces = 0;
     for (let slot = table.seek(gpa); slot !== NONE && table.startAt(slot) < end; slot = table.next(slot)) {
-      this.#start = table.startAt(slot);
-      this.#end = table.endAt(slot);
-      this.#va = table.valueAt(slot);
-      this.#flags = table.flagsAt(slot);
+      this.#remember(slot);
       const granted = this.rightsOf(slot, rights);
       if (granted === 0) continue;
       const mmio = table.flagsAt(slot) & HOST_MMIO;

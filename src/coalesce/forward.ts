@@ -1,94 +1,88 @@
-// Policy `forward`: one host entry for each backed piece of each guest mapping, as the peers do.
-// I4 holds absolutely, since no entry is ever touched that its own request does not name.
-// Unit: 4 KiB page numbers.
+// The 1:1 plan: one host entry for each backed piece of each guest mapping, in ring order, as the peers do.
+// Also what the other policies do on a live context. I4 holds absolutely: no entry is touched that its request does not name.
+// Unit: 4 KiB page numbers, half-open.
 import { Errno } from '../base/errors.ts';
 import type { HostBatch } from '../host/context.ts';
 import { HostOp } from '../host/context.ts';
-import { IntervalTable } from '../intervals/table.ts';
+import type { ChangeList } from './changes.ts';
 import type { ContextMirror } from './mirror.ts';
-import type { Planner, RefusalSink } from './planner.ts';
 
-/** Changes of one segment, kept as columns; grown by doubling up to the length of a queue. */
-export class ForwardPlanner implements Planner {
-  pending = 0;
-  /** Hull of the ranges that the segment changed so far: nearly every question is answered by it. */
-  #low = Infinity;
-  #high = 0;
-  /** The ranges themselves, of the first `#indexed` changes; disjoint, since the caller commits before they could meet. */
-  readonly #touched = new IntervalTable();
-  #indexed = 0;
-  #kind = new Uint8Array(16);
-  #rights = new Uint8Array(16);
-  #token = new Int32Array(16);
-  #iova = new Float64Array(16);
-  #pages = new Float64Array(16);
-  #gpa = new Float64Array(16);
+/** Is told which change a host refused; it was undone in this context. */
+export type RefusedChange = (change: number, errno: number, mirror: ContextMirror) => void;
+
+/** Carries the changes of one segment out, one entry for each piece; one instance serves a planner. */
+export class ForwardRun {
+  readonly #changes: ChangeList;
+  readonly #refused: RefusedChange;
   /** Index in the batch behind the last operation of each change. */
   #batchEnd = new Int32Array(16);
+  /** Why the last change that was left out was. */
+  #short = 0;
 
-  map(token: number, iova: number, pages: number, gpa: number, rights: number): void {
-    const i = this.#append(HostOp.map, token, iova, pages);
-    this.#gpa[i] = gpa;
-    this.#rights[i] = rights;
+  constructor(changes: ChangeList, refused: RefusedChange) {
+    this.#changes = changes;
+    this.#refused = refused;
   }
 
-  unmap(token: number, iova: number, pages: number): void {
-    this.#append(HostOp.unmap, token, iova, pages);
-  }
-
-  touches(iova: number, pages: number): boolean {
-    if (this.pending === 0 || iova >= this.#high || iova + pages <= this.#low) return false;
-    for (; this.#indexed < this.pending; this.#indexed++) {
-      const start = this.#iova[this.#indexed]!;
-      this.#touched.insert(start, start + this.#pages[this.#indexed]!, 0, 0);
-    }
-    return !this.#touched.isFree(iova, iova + pages);
-  }
-
-  commit(mirrors: readonly ContextMirror[], sink: RefusalSink): void {
-    if (this.pending === 0) return;
-    if (mirrors.length === 1) this.#commitOne(mirrors[0]!, sink);
-    else this.#commitAll(mirrors, sink);
-    this.pending = 0;
-    this.#low = Infinity;
-    this.#high = 0;
-    if (this.#indexed > 0) this.#touched.clear();
-    this.#indexed = 0;
-  }
-
-  /** One context: all changes in as few host calls as refusals allow. */
-  #commitOne(mirror: ContextMirror, sink: RefusalSink): void {
-    let next = 0;
-    while (next < this.pending && mirror.source !== undefined) {
+  /** All changes, or the MAPs alone, in as few host calls as refusals allow. */
+  run(mirror: ContextMirror, mapsOnly: boolean): void {
+    const { count } = this.#changes;
+    if (this.#batchEnd.length < count) this.#batchEnd = new Int32Array(count * 2);
+    for (let next = 0; next < count && !mirror.isBlocked();) {
       const { batch } = mirror;
       batch.clear();
       const first = next;
-      next = this.#fill(mirror, batch, first);
+      next = this.#fill(mirror, batch, first, mapsOnly);
       if (next === first) {
-        sink.mapRefused(this.#token[next]!, Errno.ENOMEM, mirror); // over the cap on installed memory
+        if (this.#short === Errno.ENOSPC && relieved(mirror, Errno.ENOSPC)) continue;
+        if (mirror.isBlocked()) return;
+        this.#refused(next, this.#short, mirror);
         next++;
         continue;
       }
-      this.#run(mirror, batch, first, sink);
+      this.#send(mirror, batch, first);
     }
   }
 
-  /** Appends changes from `first` on until the cap on installed pages is reached; returns the first one left out. */
-  #fill(mirror: ContextMirror, batch: HostBatch, first: number): number {
-    const { backing, pageCap: cap } = mirror;
-    let pages = mirror.pages;
+  /** Maps change `i` alone; 0 or the errno with which nothing is left of it. */
+  mapOne(mirror: ContextMirror, i: number): number {
+    const { batch, backing } = mirror;
+    const { iova, pages, gpa, rights } = this.#changes;
+    batch.clear();
+    backing.appendPieces(batch, iova[i]!, pages[i]!, gpa[i]!, rights[i]!);
+    if (mirror.pages + mirror.waiting.pages + backing.appendedRam > mirror.pageCap) return Errno.ENOMEM;
+    if (batch.count > roomFor(mirror) && !(relieved(mirror, Errno.ENOSPC) && batch.count <= roomFor(mirror)))
+      return mirror.isBlocked() ? 0 : Errno.ENOSPC;
+    let stopped = mirror.apply(batch, 0);
+    if (stopped < batch.count && relieved(mirror, batch.errno[stopped]!)) stopped = mirror.apply(batch, stopped);
+    // Blocked while room was made: the guest's state stands as it is.
+    if (stopped === batch.count || mirror.isBlocked()) return 0;
+    const errno = batch.errno[stopped]!;
+    mirror.undoMaps(batch, 0, stopped);
+    return errno;
+  }
+
+  /** Appends changes from `first` on while memory and entries may be had; returns the first one left out. */
+  #fill(mirror: ContextMirror, batch: HostBatch, first: number, mapsOnly: boolean): number {
+    const { backing, pageCap: cap, entries } = mirror;
+    const changes = this.#changes;
+    let pages = mirror.pages + mirror.waiting.pages;
+    let room = roomFor(mirror);
     let i = first;
-    for (; i < this.pending; i++) {
-      const iova = this.#iova[i]!;
-      const count = this.#pages[i]!;
-      if (this.#kind[i] === HostOp.unmap) {
-        if (!mirror.entries.isFree(iova, iova + count)) batch.unmap(iova, count);
-      } else {
+    for (; i < changes.count; i++) {
+      const iova = changes.iova[i]!;
+      const count = changes.pages[i]!;
+      const kind = changes.kind[i];
+      if (kind === HostOp.unmap) {
+        if (!mapsOnly && !entries.isFree(iova, iova + count)) appendUnmap(mirror, batch, iova, count);
+      } else if (kind === HostOp.map) {
         const before = batch.count;
-        backing.appendPieces(batch, iova, count, this.#gpa[i]!, this.#rights[i]!);
+        backing.appendPieces(batch, iova, count, changes.gpa[i]!, changes.rights[i]!);
         pages += backing.appendedRam;
-        if (pages > cap) {
-          batch.count = before;
+        room -= batch.count - before;
+        if (pages > cap || room < 0) {
+          this.#short = pages > cap ? Errno.ENOMEM : Errno.ENOSPC;
+          batch.truncate(before);
           return i;
         }
       }
@@ -97,84 +91,51 @@ export class ForwardPlanner implements Planner {
     return i;
   }
 
-  /** Applies a batch that holds the changes from `first` on; each refused MAP is undone and reported, the rest goes on. */
-  #run(mirror: ContextMirror, batch: HostBatch, first: number, sink: RefusalSink): void {
-    let from = 0;
+  /** Sends a batch that holds the changes from `first` on; each refused MAP is undone and reported, the rest goes on. */
+  #send(mirror: ContextMirror, batch: HostBatch, first: number): void {
     let change = first;
-    while (from < batch.count) {
+    for (let from = 0; from < batch.count;) {
       const stopped = mirror.apply(batch, from);
       if (stopped === batch.count) return;
       const errno = batch.errno[stopped]!;
       if (batch.kind[stopped] === HostOp.unmap) {
-        mirror.block('UNMAP', errno, batch.iova[stopped]!);
+        mirror.block('UNMAP', errno, batch.iova[stopped]!, batch.pages[stopped]);
         return;
       }
+      if (relieved(mirror, errno)) {
+        from = stopped;
+        continue;
+      }
+      if (mirror.isBlocked()) return;
       while (this.#batchEnd[change]! <= stopped) change++;
       const start = change === first ? 0 : this.#batchEnd[change - 1]!;
       mirror.undoMaps(batch, start, stopped);
-      sink.mapRefused(this.#token[change]!, errno, mirror);
-      if (mirror.source === undefined) return;
+      this.#refused(change, errno, mirror);
+      if (mirror.isBlocked()) return;
       from = this.#batchEnd[change]!;
     }
   }
+}
 
-  /** Several contexts: change by change, so that a refusal in one frees its place in the others before the next. */
-  #commitAll(mirrors: readonly ContextMirror[], sink: RefusalSink): void {
-    for (let i = 0; i < this.pending; i++) {
-      const iova = this.#iova[i]!;
-      const pages = this.#pages[i]!;
-      for (let m = 0; m < mirrors.length; m++) {
-        const mirror = mirrors[m]!;
-        if (mirror.source === undefined) continue;
-        if (this.#kind[i] === HostOp.unmap) {
-          mirror.unmapRange(iova, pages);
-          continue;
-        }
-        const errno = this.#mapOne(mirror, i);
-        if (errno === 0) continue;
-        for (let k = 0; k < m; k++) if (mirrors[k]!.source !== undefined) mirrors[k]!.unmapRange(iova, pages);
-        sink.mapRefused(this.#token[i]!, errno, mirror);
-        break;
-      }
-    }
+/** Appends an unmap; one that continues the operation before is one host call with it (the union of a kick's UNMAPs). */
+function appendUnmap(mirror: ContextMirror, batch: HostBatch, iova: number, pages: number): void {
+  const last = batch.count - 1;
+  if (last >= 0 && batch.kind[last] === HostOp.unmap && iova === batch.iova[last]! + batch.pages[last]!) {
+    batch.pages[last]! += pages;
+    mirror.tally.callsSaved++;
+    return;
   }
+  batch.unmap(iova, pages);
+}
 
-  #mapOne(mirror: ContextMirror, i: number): number {
-    const { batch, backing } = mirror;
-    const pages = backing.ramPagesIn(this.#gpa[i]!, this.#pages[i]!, this.#rights[i]!);
-    if (mirror.pages + pages > mirror.pageCap) return Errno.ENOMEM;
-    batch.clear();
-    backing.appendPieces(batch, this.#iova[i]!, this.#pages[i]!, this.#gpa[i]!, this.#rights[i]!);
-    const stopped = mirror.apply(batch, 0);
-    if (stopped === batch.count) return 0;
-    const errno = batch.errno[stopped]!;
-    mirror.undoMaps(batch, 0, stopped);
-    return errno;
-  }
+/** Entries that a MAP may take, when some are promised or kept free; otherwise the host alone knows. */
+function roomFor({ budget, waiting, plan }: ContextMirror): number {
+  return budget.joins || waiting.size > waiting.revoked || plan.open ? budget.left : Infinity;
+}
 
-  #append(kind: number, token: number, iova: number, pages: number): number {
-    const i = this.pending++;
-    if (i === this.#kind.length) this.#grow(i * 2);
-    this.#kind[i] = kind;
-    this.#token[i] = token;
-    this.#iova[i] = iova;
-    this.#pages[i] = pages;
-    if (iova < this.#low) this.#low = iova;
-    if (iova + pages > this.#high) this.#high = iova + pages;
-    return i;
-  }
-
-  #grow(capacity: number): void {
-    const grown = <T extends Uint8Array | Int32Array | Float64Array>(to: T, from: T): T => {
-      to.set(from);
-      return to;
-    };
-    this.#kind = grown(new Uint8Array(capacity), this.#kind);
-    this.#rights = grown(new Uint8Array(capacity), this.#rights);
-    this.#token = grown(new Int32Array(capacity), this.#token);
-    this.#iova = grown(new Float64Array(capacity), this.#iova);
-    this.#pages = grown(new Float64Array(capacity), this.#pages);
-    this.#gpa = grown(new Float64Array(capacity), this.#gpa);
-    this.#batchEnd = grown(new Int32Array(capacity), this.#batchEnd);
-  }
+/** True when the host had no entry left and room could be made. */
+function relieved(mirror: ContextMirror, errno: number): boolean {
+  if (errno !== Errno.ENOSPC) return false;
+  mirror.budget.readAgain();
+  return mirror.relieve();
 }

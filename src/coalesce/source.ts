@@ -14,14 +14,27 @@ export interface MirrorSource {
   walk(sink: PieceSink): void;
 }
 
+/** A source made of guest mappings. */
+export interface MappingSource extends MirrorSource {
+  readonly kind: 'domain';
+  /** Number of mappings. */
+  readonly size: number;
+  /** Walks the mappings that begin inside [start, end), in order; the table must not change meanwhile. */
+  walkRange(start: number, end: number, sink: PieceSink): void;
+  /** Finds the mapping that holds page `iova` and keeps it in {@link found}; false when there is none. */
+  locate(iova: number): boolean;
+  readonly found: { readonly start: number; readonly end: number; readonly gpa: number; readonly rights: number };
+}
+
 /** Receives one mapping of a source in pages; false stops the walk. */
 export type PieceSink = (iova: number, pages: number, gpa: number, rights: number) => boolean;
 
 const RIGHTS = HostRight.read | HostRight.write;
 
 /** The guest mappings of a domain; `granulePages` 4 KiB pages per key of the table (>= 1). */
-export class DomainSource implements MirrorSource {
+export class DomainSource implements MappingSource {
   readonly kind = 'domain';
+  readonly found = { start: 0, end: 0, gpa: 0, rights: 0 };
   readonly #table: IntervalTable;
   readonly #granulePages: number;
 
@@ -30,11 +43,40 @@ export class DomainSource implements MirrorSource {
     this.#granulePages = granulePages;
   }
 
+  get size(): number {
+    return this.#table.size;
+  }
+
   walk(sink: PieceSink): void {
+    this.#walkFrom(this.#table.first(), Infinity, sink);
+  }
+
+  walkRange(start: number, end: number, sink: PieceSink): void {
+    const key = start / this.#granulePages;
+    let slot = this.#table.seek(Math.ceil(key));
+    if (slot !== NONE && this.#table.startAt(slot) < key) slot = this.#table.next(slot);
+    this.#walkFrom(slot, end, sink);
+  }
+
+  locate(iova: number): boolean {
     const table = this.#table;
     const unit = this.#granulePages;
-    for (let slot = table.first(); slot !== NONE; slot = table.next(slot)) {
+    const slot = table.find(Math.floor(iova / unit));
+    if (slot === NONE) return false;
+    const { found } = this;
+    found.start = table.startAt(slot) * unit;
+    found.end = table.endAt(slot) * unit;
+    found.gpa = table.valueAt(slot) * unit;
+    found.rights = table.flagsAt(slot) & RIGHTS;
+    return true;
+  }
+
+  #walkFrom(first: number, end: number, sink: PieceSink): void {
+    const table = this.#table;
+    const unit = this.#granulePages;
+    for (let slot = first; slot !== NONE; slot = table.next(slot)) {
       const start = table.startAt(slot);
+      if (start * unit >= end) return;
       const pages = (table.endAt(slot) - start) * unit;
       // MAP flags READ and WRITE have the values of HostRight (checked by a test).
       if (!sink(start * unit, pages, table.valueAt(slot) * unit, table.flagsAt(slot) & RIGHTS)) return;

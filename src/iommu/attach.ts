@@ -31,8 +31,8 @@ export function processAttach(state: IommuState, request: RequestRecord): number
   if (existing.bypass !== bypass) return abi.VIRTIO_IOMMU_S_INVAL;
   // Attaching again where it is changes nothing: mappings stay (spec/decisions.md).
   if (endpoint.domain === existing) return abi.VIRTIO_IOMMU_S_OK;
-  // [5.13.6.3.2] D-ATT-7: attach only what is compatible with the domain; mappings over the endpoint's reserved
-  // regions are not, and VFIO would refuse too (INVAL, nothing changed).
+  // [5.13.6.3.2] D-ATT-7: endpoints with other reserved regions go together, so D-ATT-8 (UNSUPP) has no case here.
+  // What is refused is a mapping over the endpoint's regions (INVAL, nothing changed); VFIO would refuse it too.
   if (existing.clashesWith(endpoint.reserved)) return abi.VIRTIO_IOMMU_S_INVAL;
   return move(state, endpoint, existing);
 }
@@ -41,6 +41,7 @@ export function processAttach(state: IommuState, request: RequestRecord): number
 function attachToNew(state: IommuState, endpoint: Endpoint, id: number, bypass: boolean): number {
   const leavesEmpty = endpoint.domain?.endpoints.size === 1 ? 1 : 0;
   if (state.domains.size - leavesEmpty >= state.options.maxDomains) {
+    // [5.13.6] T-ST-8: NOMEM is insufficient resources.
     reportDomainCap(state, endpoint, id);
     return abi.VIRTIO_IOMMU_S_NOMEM;
   }

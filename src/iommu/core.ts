@@ -4,6 +4,8 @@ import { U32_MAX, U64_MAX, checkBigint, checkBoolean, checkFunction, checkIntege
 import { Errno, HostError } from '../base/errors.ts';
 import type { Listener } from '../base/events.ts';
 import type { ReservedRegion } from '../base/reserved.ts';
+import type { Policy } from '../coalesce/settings.ts';
+import { POLICIES } from '../coalesce/settings.ts';
 import type { GuestMemory } from '../virtio/memory.ts';
 import { DirectRequests } from './direct-requests.ts';
 import type { MsiSink } from './dma-view.ts';
@@ -120,10 +122,25 @@ export class IommuCore {
     const endpoint = this.state.endpoints.get(checkInteger('id', id, 0, U32_MAX));
     if (endpoint === undefined) throw new RangeError(`id ${id} is not an endpoint`);
     const { group } = endpoint;
+    if (on && group !== undefined && !group.mirror.mayEnableBusMaster()) throw blockedByBusMaster(group.name);
+    const known = endpoint.busMaster;
+    this.#work('setBusMaster', () => {
+      endpoint.busMaster = on;
+      group?.updateQuiet();
+    });
+    // What was planned is installed now; if that blocked the context by this very bit, it must stay clear.
     if (!on || group === undefined || group.mirror.mayEnableBusMaster()) return;
-    throw new HostError('ERR_VIOMMU_HOST_REFUSED', `${group.name} is blocked and its entries cannot be removed`, {
-      errno: Errno.EIO,
-      syscall: 'UNMAP_ALL',
+    endpoint.busMaster = known;
+    this.#work('setBusMaster', () => group.updateQuiet());
+    throw blockedByBusMaster(group.name);
+  }
+
+  /** Changes the policy of the host plan: it rules entries made from now on. @throws RangeError for an unknown name. */
+  setPolicy(policy: Policy): void {
+    checkOneOf('policy', policy, POLICIES);
+    this.#work('setPolicy', () => {
+      for (const { mirror } of this.state.groups.all) mirror.policyChanges(policy);
+      this.state.plan.policy = policy;
     });
   }
 
@@ -360,6 +377,13 @@ export class IommuCore {
       state.dropDomain(domain);
     }
   }
+}
+
+function blockedByBusMaster(context: string): HostError {
+  return new HostError('ERR_VIOMMU_HOST_REFUSED', `${context} is blocked and its entries cannot be removed`, {
+    errno: Errno.EIO,
+    syscall: 'UNMAP_ALL',
+  });
 }
 
 const BYPASS_CONFIG_BIT = BigInt(FEATURES.bypassConfig);

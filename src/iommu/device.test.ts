@@ -124,7 +124,7 @@ function stage(rig: Rig, count: number): void {
 }
 
 describe('serving', () => {
-  it('leaves the rest to defer when the time is over, without another kick', () => {
+  it('leaves the rest to defer when the time is over; a kick without new buffers does no harm [D-RING-7]', () => {
     const deferred: (() => void)[] = [];
     const clock = { now: 0 };
     const rig = new Rig({
@@ -150,6 +150,7 @@ describe('serving', () => {
     expect(rig.counters['kicks']).toBe(1);
     rig.iommu.transport.notify(0);
     expect(rig.counters).toMatchObject({ kicks: 2, emptyKicks: 1 });
+    expect([rig.driver.needsReset, rig.driver.requestQueue.poll()]).toEqual([false, []]);
   });
 
   it('waits while paused, also with what was deferred', () => {
@@ -457,7 +458,13 @@ describe('options', () => {
     ['maxMappings', { maxMappings: -1 }, /maxMappings/],
     ['maxDomains', { maxDomains: 1.5 }, /maxDomains/],
     ['maxInstalled', { maxInstalled: 0 }, /maxInstalled/],
-    ['policy', { policy: 'exact' as never }, /policy must be one of forward/],
+    ['policy', { policy: 'best' as never }, /policy must be one of forward, exact, kick, lossy/],
+    ['gather', { gather: 'sometimes' as never }, /gather must be one of never, auto, always/],
+    ['maxEntryBytes', { maxEntryBytes: 4095 }, /maxEntryBytes/],
+    ['maxEntryBytes', { maxEntryBytes: 4097 }, /maxEntryBytes must be a multiple of 4096/],
+    ['lowWater', { lowWater: -1 }, /lowWater/],
+    ['pauseDma', { pauseDma: true as never }, /pauseDma must be a function/],
+    ['resumeDma', { resumeDma: 1 as never }, /resumeDma must be a function/],
     ['resvOverflow', { resvOverflow: 'drop' as never }, /resvOverflow/],
     ['faults', { faults: { bursts: 3 } as never }, /faults\.bursts is not an option/],
     ['faults', { faults: { perSecond: -1 } }, /faults\.perSecond/],
@@ -481,7 +488,7 @@ describe('options', () => {
       [{ interrupt: {} }, /interrupt must be an object with queue and config/],
       [{ interrupt: undefined }, /interrupt/],
       [{ endpoints: 5 }, /endpoints must be an array/],
-      [{ ringFeatures: ['packed'] }, /ringFeatures/],
+      [{ ringFeatures: ['packet'] }, /ringFeatures/],
       [{ requestQueueSize: 3 }, /requestQueueSize must be a power of two/],
       [{ requestQueueSize: 65_536 }, /requestQueueSize/],
       [{ eventQueueSize: 0 }, /eventQueueSize/],

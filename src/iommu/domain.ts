@@ -1,7 +1,7 @@
 // A domain: the guest's mappings and the endpoints that share them. The mappings are the truth of the whole device.
 // Unit: granule numbers, half-open. [5.13.6.6] T-UNM-1: one interval is exactly what one MAP created.
 import type { ContextMirror } from '../coalesce/mirror.ts';
-import type { Planner } from '../coalesce/planner.ts';
+import { DomainPlanner } from '../coalesce/planner.ts';
 import { DomainSource } from '../coalesce/source.ts';
 import { IntervalTable } from '../intervals/table.ts';
 import type { Endpoint } from './endpoint.ts';
@@ -16,18 +16,17 @@ export class Domain {
   readonly table = new IntervalTable();
   readonly endpoints = new Set<Endpoint>();
   readonly source: DomainSource;
-  readonly planner: Planner;
+  readonly planner = new DomainPlanner();
   /** Host contexts that mirror this domain now. */
   mirrors: readonly ContextMirror[] = [];
   #reserved: RangeList = RangeList.EMPTY;
   /** True when {@link reserved} must be made anew: once for any number of ATTACHes and DETACHes. */
   #reservedStale = false;
 
-  constructor(id: number, bypass: boolean, granulePages: number, planner: Planner) {
+  constructor(id: number, bypass: boolean, granulePages: number) {
     this.id = id;
     this.bypass = bypass;
     this.source = new DomainSource(this.table, granulePages);
-    this.planner = planner;
   }
 
   /** Adds an endpoint and its reserved regions. */

@@ -25,6 +25,8 @@ export class Endpoint {
   faultTokens: number;
   faultTime = 0;
   faults = 0;
+  /** Whether the device can do DMA; undefined when nobody told: then it can. */
+  busMaster: boolean | undefined = undefined;
 
   constructor(
     id: number,

@@ -1,7 +1,7 @@
 // Endpoints come and go: checks what an embedder asks for, and derives what all hosts together allow
 // (page sizes, input range) and what each endpoint must report as reserved.
 // Ranges are bigint with inclusive ends.
-import { U32_MAX, U64_MAX, checkInteger, checkOptions, hex } from '../base/check.ts';
+import { U32_MAX, U64_MAX, checkBoolean, checkInteger, checkOptions, hex } from '../base/check.ts';
 import type { AddressRange } from '../base/ranges.ts';
 import { intersect, invertRanges, roundInward } from '../base/ranges.ts';
 import type { ReservedRegion } from '../base/reserved.ts';
@@ -23,6 +23,8 @@ export interface EndpointInit {
   readonly reserved?: readonly ReservedRegion[];
   /** The host context of a passed-through endpoint; endpoints of one host group name the same object. */
   readonly host?: HostContext;
+  /** The device's bus-master bit now; omitted: unknown, and so taken for set until `setBusMaster` tells. */
+  readonly busMaster?: boolean;
 }
 
 const HUGE_SIZES = [1n << 21n, 1n << 30n];
@@ -42,10 +44,11 @@ export class Endpoints {
    */
   add(init: EndpointInit, running: boolean): void {
     const state = this.#state;
-    checkOptions('endpoint', init, ['id', 'reserved', 'host']);
+    checkOptions('endpoint', init, ['id', 'reserved', 'host', 'busMaster']);
     checkInteger('endpoint.id', init.id, 0, U32_MAX);
     if (state.endpoints.has(init.id)) throw new RangeError(`endpoint.id ${init.id} is in use`);
     if (init.host !== undefined) checkHost(init.host);
+    if (init.busMaster !== undefined) checkBoolean('endpoint.busMaster', init.busMaster);
     const inits = [...this.#inits.values(), init];
     const geometry = running ? checkFits(state, init) : deriveGeometry(state, inits);
     const changed = geometry !== state.geometry;
@@ -89,6 +92,7 @@ export class Endpoints {
     const group = init.host === undefined ? undefined : state.groups.groupOf(init.host);
     const { faultBurst } = state.options;
     const endpoint = new Endpoint(init.id, each.regions, each.properties, group, state.granule, faultBurst);
+    endpoint.busMaster = state.endpoints.get(init.id)?.busMaster ?? init.busMaster;
     state.endpoints.set(init.id, endpoint);
     group?.addMember(endpoint);
   }
@@ -189,6 +193,7 @@ export function geometryOf(
     if (common === undefined) throw new RangeError(`endpoint.host ${host.name} can map nothing of inputRange`);
     inputRange = common;
   }
+  // [2.2.2] D-VIO-2: MUST NOT offer what would not work.
   if (!rangeOffered && (inputRange.start !== 0n || inputRange.end !== U64_MAX)) {
     throw new RangeError('features must hold inputRange: a host context cannot map the whole 64-bit space');
   }

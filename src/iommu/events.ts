@@ -29,7 +29,9 @@ export interface ContextBlockedEvent {
   readonly reason: 'operation failed' | 'endpoints differ' | 'fatal';
   readonly operation: string;
   readonly errno: number;
+  /** The range that could not be mapped or unmapped, both ends inclusive; undefined where there is none. */
   readonly iova: bigint | undefined;
+  readonly end: bigint | undefined;
 }
 
 /** A host context mirrors something new. */
@@ -38,6 +40,35 @@ export interface ContextSwitchedEvent {
   readonly context: string;
   readonly endpoints: readonly number[];
   readonly to: 'blocked' | 'bypass' | 'domain';
+}
+
+/** Live mappings in a range lost access: for a moment, while entries were replaced, or until entries come free. */
+export interface DmaWindowEvent {
+  readonly type: 'dma-window';
+  readonly context: string;
+  readonly reason: 'demotion' | 'compaction' | 'revoked' | 'memory';
+  readonly start: bigint;
+  readonly end: bigint;
+  /** Length in milliseconds; undefined while it is open (reason `revoked`). */
+  readonly ms: number | undefined;
+}
+
+/** Host entries of a context begin to run short. */
+export interface BudgetLowEvent {
+  readonly type: 'budget-low';
+  readonly context: string;
+  readonly entries: number;
+  readonly limit: number;
+  /** What can be done about it. */
+  readonly hint: string;
+}
+
+/** Host entries of a context were put together. */
+export interface CompactedEvent {
+  readonly type: 'compacted';
+  readonly context: string;
+  readonly before: number;
+  readonly after: number;
 }
 
 /** An access of an emulated device was refused. */
@@ -58,4 +89,12 @@ export interface RingBrokenEvent {
 }
 
 export type IommuEvent =
-  RequestEvent | HostRefusalEvent | ContextBlockedEvent | ContextSwitchedEvent | FaultEvent | RingBrokenEvent;
+  | RequestEvent
+  | HostRefusalEvent
+  | ContextBlockedEvent
+  | ContextSwitchedEvent
+  | DmaWindowEvent
+  | BudgetLowEvent
+  | CompactedEvent
+  | FaultEvent
+  | RingBrokenEvent;

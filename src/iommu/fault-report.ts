@@ -4,7 +4,7 @@ import type { Endpoint } from './endpoint.ts';
 import type { IommuState } from './state.ts';
 import type { Translation } from './translation.ts';
 
-/** Counts, sends and announces the fault that `fault` holds; the record names the access and its address. */
+/** [5.13.6.9] T-FLT-1: counts, sends and announces what `fault` holds; the record names the access and its address. */
 export function reportFault(
   state: IommuState,
   endpointId: number,

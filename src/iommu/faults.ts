@@ -82,6 +82,7 @@ export class FaultReporter {
     const chain = this.#chain;
     encodeFault(this.#view, reason, flags, endpoint.id, high, low);
     // [5.13.6.9] D-FLT-5: SHOULD NOT spread a report over buffers: a buffer that is too small goes back unused.
+    // [5.13.6.9.2] D-FLT-6: an older, shorter record MAY be used, but no release of the standard has one.
     const fits = !chain.malformed && chain.writableLength >= abi.Fault.SIZE;
     const written = fits ? chain.write(0, this.#record, abi.Fault.SIZE) : 0;
     sink.queue.push(chain.head, written);

@@ -9,6 +9,8 @@ export class Granule {
   readonly bytes: number;
   /** One more than the last granule number of the 64-bit space. */
   readonly limit: number;
+  /** One more than the last granule number that physical addresses may have: 64 bits, below a 4 KiB granule 2^53 bytes. */
+  readonly physLimit: number;
   readonly #maskLow: number;
   readonly #maskHigh: number;
   readonly #highScale: number;
@@ -19,6 +21,7 @@ export class Granule {
     this.shift = shift;
     this.bytes = 2 ** shift;
     this.limit = 2 ** (64 - shift);
+    this.physLimit = shift < 12 ? 2 ** (53 - shift) : this.limit;
     this.#maskLow = shift >= 32 ? 0xffff_ffff : 2 ** shift - 1;
     this.#maskHigh = shift > 32 ? 2 ** (shift - 32) - 1 : 0;
     this.#highScale = 2 ** (32 - shift);

@@ -1,16 +1,28 @@
 // Turns what happens to host contexts into counters, events and fault records.
 import type { ContextMirror } from '../coalesce/mirror.ts';
+import type { Policy } from '../coalesce/settings.ts';
+import { HOST_PAGE_SHIFT } from '../host/context.ts';
 import type { GroupObserver, HostGroup } from './host-groups.ts';
 import { reportBlocked } from './refusal.ts';
 import type { IommuState } from './state.ts';
+
+const PAGE_SHIFT = BigInt(HOST_PAGE_SHIFT);
+
+/** What an embedder can do about entries that run short. */
+function hintFor(policy: Policy, quietKnown: boolean): string {
+  if (policy === 'forward') return 'policy forward never joins entries';
+  if (!quietKnown)
+    return `policy ${policy} joins on quiet contexts, but setBusMaster was never called: every context counts as live`;
+  return 'entries can be joined while the context is quiet, or live with policy lossy';
+}
 
 /** The observer of a device's contexts; the state is asked for when it is needed, since it owns the contexts. */
 export function groupObserver(stateOf: () => IommuState): GroupObserver {
   const groupOf = (mirror: ContextMirror): HostGroup | undefined => stateOf().groups.groupOfMirror(mirror);
   return {
-    blocked(mirror, operation, errno, iova) {
+    blocked(mirror, operation, errno, iova, pages) {
       const group = groupOf(mirror);
-      if (group !== undefined) reportBlocked(stateOf(), group, operation, errno, iova);
+      if (group !== undefined) reportBlocked(stateOf(), group, operation, errno, iova, pages);
     },
     fatal(mirror, errno) {
       const state = stateOf();
@@ -22,6 +34,7 @@ export function groupObserver(stateOf: () => IommuState): GroupObserver {
         operation: 'block',
         errno,
         iova: undefined,
+        end: undefined,
       });
       try {
         state.options.onFatal(mirror.context.name, errno);
@@ -29,6 +42,25 @@ export function groupObserver(stateOf: () => IommuState): GroupObserver {
         // The tables must be brought in step whatever the embedder does.
         state.events.listenerErrors++;
       }
+    },
+    window(mirror, reason, iova, pages, ms) {
+      const { events } = stateOf();
+      if (!events.active) return;
+      const start = BigInt(iova) << PAGE_SHIFT;
+      const end = start + (BigInt(pages) << PAGE_SHIFT) - 1n;
+      events.emit({ type: 'dma-window', context: mirror.context.name, reason, start, end, ms });
+    },
+    budgetLow(mirror) {
+      const { events, plan } = stateOf();
+      if (!events.active) return;
+      const { entries, budget, context } = mirror;
+      const hint = hintFor(plan.policy, mirror.quietKnown);
+      events.emit({ type: 'budget-low', context: context.name, entries: entries.size, limit: budget.limit, hint });
+    },
+    compacted(mirror, before) {
+      const { events } = stateOf();
+      if (!events.active) return;
+      events.emit({ type: 'compacted', context: mirror.context.name, before, after: mirror.entries.size });
     },
     switched(group) {
       const { events } = stateOf();
@@ -47,6 +79,7 @@ export function groupObserver(stateOf: () => IommuState): GroupObserver {
         operation,
         errno: 0,
         iova: undefined,
+        end: undefined,
       });
     },
   };

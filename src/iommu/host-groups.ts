@@ -6,6 +6,7 @@ import { U64_MAX } from '../base/check.ts';
 import type { Backing } from '../coalesce/backing.ts';
 import type { MirrorObserver } from '../coalesce/mirror.ts';
 import { ContextMirror } from '../coalesce/mirror.ts';
+import type { PlanSettings } from '../coalesce/settings.ts';
 import type { MirrorSource, PageRange } from '../coalesce/source.ts';
 import { BypassSource } from '../coalesce/source.ts';
 import type { HostContext } from '../host/context.ts';
@@ -45,14 +46,27 @@ export class HostGroup {
   addMember(endpoint: Endpoint): void {
     this.members.add(endpoint);
     this.#bypassStale = true;
+    this.updateQuiet();
+  }
+
+  /** A context is quiet when the bus-master bit of every member is known to be clear. */
+  updateQuiet(): void {
+    if (this.members.size === 0) return;
+    let quiet = true;
+    for (const { busMaster } of this.members) {
+      if (busMaster !== undefined) this.mirror.quietKnown = true;
+      if (busMaster !== false) quiet = false;
+    }
+    this.mirror.setQuiet(quiet);
   }
 
   removeMember(endpoint: Endpoint): void {
     this.members.delete(endpoint);
     this.#bypassStale = true;
+    this.updateQuiet();
   }
 
-  /** All guest memory but the reserved regions of the members and what the host cannot map. */
+  /** All guest memory but the reserved regions of the members (D-RES-5) and what the host cannot map. */
   get bypassSource(): BypassSource {
     if (this.#bypass === undefined || this.#bypassStale) {
       const holes = this.#holes();
@@ -101,11 +115,13 @@ export class HostGroups {
   readonly #backing: Backing;
   readonly #observer: GroupObserver;
   readonly #capFactor: number;
+  readonly #settings: PlanSettings;
 
-  constructor(backing: Backing, observer: GroupObserver, capFactor: number) {
+  constructor(backing: Backing, observer: GroupObserver, capFactor: number, settings: PlanSettings) {
     this.#backing = backing;
     this.#observer = observer;
     this.#capFactor = capFactor;
+    this.#settings = settings;
   }
 
   get all(): Iterable<HostGroup> {
@@ -116,7 +132,7 @@ export class HostGroups {
   groupOf(context: HostContext): HostGroup {
     let group = this.#groups.get(context);
     if (group === undefined) {
-      group = new HostGroup(new ContextMirror(context, this.#backing, this.#observer, this.#capFactor));
+      group = new HostGroup(new ContextMirror(context, this.#backing, this.#observer, this.#capFactor, this.#settings));
       this.#groups.set(context, group);
     }
     return group;

@@ -257,7 +257,7 @@ describe('a refused MAP', () => {
 });
 
 describe('a refused switch', () => {
-  it('puts the former state back, tells it without an address, and leaves nothing behind [D-ATT-9]', () => {
+  it('puts the former state back, tells it without an address, and leaves nothing behind [D-ATT-9, D-FLT-4]', () => {
     const rig = new Rig({ groups: [[1], [2]] });
     rig.attach(1, 1);
     rig.map(1, 5, 1, 0x100);
@@ -378,6 +378,7 @@ describe('a block', () => {
       operation: 'UNMAP',
       errno: Errno.EIO,
       iova: 5n * PAGE,
+      end: 0x5fffn,
     });
     expect(rig.faults().map(({ endpoint, reason, address }) => [endpoint, reason, address])).toEqual([
       [1, 0, 5n * PAGE],

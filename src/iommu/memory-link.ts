@@ -1,11 +1,12 @@
 // Keeps host contexts in step when guest memory comes, goes or moves, before the caller of GuestMemory returns.
 // Unit: 4 KiB page numbers, half-open.
-import { Errno } from '../base/errors.ts';
 import type { Backing } from '../coalesce/backing.ts';
-import type { ContextMirror } from '../coalesce/mirror.ts';
+import { REGION_GATHERABLE } from '../coalesce/backing.ts';
+import { reinstallRevoked } from '../coalesce/revocation.ts';
+import type { Place } from '../coalesce/memory-change.ts';
+import { installMemory, removeMemory } from '../coalesce/memory-change.ts';
 import type { MirrorSource } from '../coalesce/source.ts';
 import { HOST_MMIO, HOST_PAGE_SHIFT, HostRight } from '../host/context.ts';
-import { NONE } from '../intervals/table.ts';
 import type { GuestMemory, MemoryObserver, MemoryRegion } from '../virtio/memory.ts';
 import type { IommuState } from './state.ts';
 
@@ -51,25 +52,17 @@ export class MemoryLink implements MemoryObserver {
     }
   }
 
-  #add(place: Place): void {
+  #add(place: BackedPlace): void {
     const { backing, groups } = this.#state;
     backing.add(place.gpa, place.pages, place.va, place.flags);
-    for (const { mirror } of groups.all) {
-      if (mirror.source !== undefined) installRegion(mirror, mirror.source, place);
-    }
+    for (const { mirror } of groups.all) installMemory(mirror, place);
   }
 
-  #remove(place: Place): void {
+  #remove(place: BackedPlace): void {
     const { backing, groups } = this.#state;
-    for (const { mirror } of groups.all) {
-      mirror.source?.walk((iova, pages, gpa) => {
-        const from = Math.max(gpa, place.gpa);
-        const to = Math.min(gpa + pages, place.gpa + place.pages);
-        if (from < to) mirror.unmapRange(iova + (from - gpa), to - from);
-        return mirror.source !== undefined;
-      });
-    }
+    for (const { mirror } of groups.all) removeMemory(mirror, place);
     backing.remove(place.gpa);
+    for (const { mirror } of groups.all) if (!mirror.quiet) reinstallRevoked(mirror);
   }
 
   discarding(gpa: bigint, size: bigint): string | undefined {
@@ -96,15 +89,20 @@ function covers(backing: Backing, source: MirrorSource | undefined, start: numbe
   return found.ram > 0;
 }
 
-interface Place {
-  readonly gpa: number;
-  readonly pages: number;
+interface BackedPlace extends Place {
   readonly va: number;
   readonly flags: number;
 }
 
+/** True when a virtual window can show single pages of a region: file pages of 4 KiB that may be mapped as they are. */
+function isGatherable({ file, readOnly }: MemoryRegion): boolean {
+  if (file?.pageSize !== 4096) return false;
+  const sealed = file.seals?.some((seal) => seal === 'write' || seal === 'future-write') === true;
+  return readOnly || !sealed;
+}
+
 /** Where a region lies in pages; undefined when no host context may see it. */
-function placeOf(region: MemoryRegion): Place | undefined {
+function placeOf(region: MemoryRegion): BackedPlace | undefined {
   if (region.hva === undefined) return undefined;
   const shift = BigInt(HOST_PAGE_SHIFT);
   const rights = region.readOnly ? HostRight.read : HostRight.read | HostRight.write;
@@ -112,28 +110,6 @@ function placeOf(region: MemoryRegion): Place | undefined {
     gpa: Number(region.gpa >> shift),
     pages: Number(region.size >> shift),
     va: Number(region.hva >> shift),
-    flags: rights | (region.kind === 'mmio' ? HOST_MMIO : 0),
+    flags: rights | (region.kind === 'mmio' ? HOST_MMIO : 0) | (isGatherable(region) ? REGION_GATHERABLE : 0),
   };
-}
-
-/** Installs the parts of a source that lie in a new region; a refusal blocks the context, since MAPs were answered OK. */
-function installRegion(mirror: ContextMirror, source: MirrorSource, place: Place): void {
-  const { backing } = mirror;
-  const end = place.gpa + place.pages;
-  let ram = mirror.pages;
-  source.walk((_iova, pages, gpa, rights) => {
-    const from = Math.max(gpa, place.gpa);
-    const to = Math.min(gpa + pages, end);
-    if (from < to) ram += backing.ramPagesIn(from, to - from, rights);
-    return true;
-  });
-  const overCap = ram > mirror.pageCap;
-  const errno = overCap
-    ? Errno.ENOMEM
-    : mirror.installPart(source, (batch, iova, pages, gpa, rights) => {
-        const from = Math.max(gpa, place.gpa);
-        const to = Math.min(gpa + pages, end);
-        if (from < to) backing.appendPieces(batch, iova + (from - gpa), to - from, from, rights);
-      });
-  if (errno !== 0) mirror.block('new memory region', errno, NONE);
 }

@@ -12,8 +12,8 @@ import {
 } from '../base/check.ts';
 import type { AddressRange } from '../base/ranges.ts';
 import { checkRange, roundInward } from '../base/ranges.ts';
-import type { Policy } from '../coalesce/planner.ts';
-import { POLICIES } from '../coalesce/planner.ts';
+import type { GatherMode, PlanSettings, Policy } from '../coalesce/settings.ts';
+import { GATHER_MODES, LOW_WATER, MAX_ENTRY_PAGES, POLICIES } from '../coalesce/settings.ts';
 import * as abi from '../wire/abi.ts';
 
 /** Device features by name; the value is the bit number ([5.13.3]). */
@@ -61,8 +61,18 @@ export interface IommuOptions {
   readonly maxDomains?: number;
   /** RAM installed per host context at most, as a multiple of guest RAM; default 4. */
   readonly maxInstalled?: number;
-  /** Policy of the host plan; default `forward`. */
+  /** Policy of the host plan; default `exact`. */
   readonly policy?: Policy;
+  /** When scattered memory is gathered behind a virtual window; default `auto`: windows of more than 16 pieces. */
+  readonly gather?: GatherMode;
+  /** Largest host entry that joining makes, in bytes, a multiple of 4096; default 256 MiB. One MAP is never cut by it. */
+  readonly maxEntryBytes?: number;
+  /** Free host entries below which quiet contexts are compacted; default 8192, at most an eighth of a context's limit. */
+  readonly lowWater?: number;
+  /** Stalls all DMA of a host context's devices while entries are replaced; true when it did. Default: nobody can. */
+  readonly pauseDma?: (context: string) => boolean;
+  /** Ends a stall that `pauseDma` began. */
+  readonly resumeDma?: (context: string) => void;
   /** Default `throw`. */
   readonly resvOverflow?: ReservedOverflow;
   readonly faults?: FaultLimits;
@@ -84,6 +94,11 @@ export interface ResolvedOptions {
   readonly maxDomains: number;
   readonly maxInstalled: number;
   readonly policy: Policy;
+  readonly gather: GatherMode;
+  readonly maxEntryPages: number;
+  readonly lowWater: number;
+  readonly pauseDma: ((context: string) => boolean) | undefined;
+  readonly resumeDma: ((context: string) => void) | undefined;
   readonly resvOverflow: ReservedOverflow;
   readonly faultBurst: number;
   readonly faultsPerSecond: number;
@@ -91,9 +106,10 @@ export interface ResolvedOptions {
   readonly onFatal: (context: string, errno: number) => void;
 }
 
-/** 4 KiB, 2 MiB and 1 GiB: a mask without further bits makes Linux send the fewest requests. */
+/** 4 KiB, 2 MiB and 1 GiB ([5.13.4.2] D-CFG-2: MAY have several bits); more bits make Linux send more requests. */
 export const DEFAULT_PAGE_SIZE_MASK = 0x4020_1000n;
 
+// [5.13.3.2] D-FEAT-1: SHOULD offer MAP_UNMAP. D-FEAT-2: SHOULD NOT offer BYPASS: it is there only when asked for.
 const DEFAULT_FEATURES: readonly FeatureName[] = [
   'inputRange',
   'domainRange',
@@ -115,6 +131,11 @@ export const OPTION_NAMES = [
   'maxDomains',
   'maxInstalled',
   'policy',
+  'gather',
+  'maxEntryBytes',
+  'lowWater',
+  'pauseDma',
+  'resumeDma',
   'resvOverflow',
   'faults',
   'now',
@@ -145,12 +166,49 @@ export function resolveOptions(options: IommuOptions): ResolvedOptions {
     maxMappings: checkInteger('maxMappings', options.maxMappings ?? 32 * 1024 * 1024, 0, 2 ** 31),
     maxDomains: checkInteger('maxDomains', options.maxDomains ?? 65_536, 0, 2 ** 24),
     maxInstalled: checkInteger('maxInstalled', options.maxInstalled ?? 4, 1, 1024),
-    policy: checkOneOf('policy', options.policy ?? 'forward', POLICIES),
+    ...resolvePlan(options),
     resvOverflow: checkOneOf('resvOverflow', options.resvOverflow ?? 'throw', ['throw', 'merge', 'probe-error']),
     faultBurst: checkInteger('faults.burst', faults.burst ?? 256, 0, 2 ** 31),
     faultsPerSecond: checkRate('faults.perSecond', faults.perSecond ?? 100),
     now: checkFunction('now', options.now ?? Date.now),
     onFatal: checkFunction('onFatal', options.onFatal ?? (() => undefined)),
+  };
+}
+
+function resolvePlan(
+  options: IommuOptions,
+): Pick<ResolvedOptions, 'policy' | 'gather' | 'maxEntryPages' | 'lowWater' | 'pauseDma' | 'resumeDma'> {
+  const bytes = checkInteger('maxEntryBytes', options.maxEntryBytes ?? MAX_ENTRY_PAGES * 4096, 4096, 2 ** 52);
+  if (bytes % 4096 !== 0) throw new RangeError(`maxEntryBytes must be a multiple of 4096, got ${bytes}`);
+  return {
+    policy: checkOneOf('policy', options.policy ?? 'exact', POLICIES),
+    gather: checkOneOf('gather', options.gather ?? 'auto', GATHER_MODES),
+    maxEntryPages: bytes / 4096,
+    lowWater: checkInteger('lowWater', options.lowWater ?? LOW_WATER, 0, U32_MAX),
+    pauseDma: options.pauseDma === undefined ? undefined : checkFunction('pauseDma', options.pauseDma),
+    resumeDma: options.resumeDma === undefined ? undefined : checkFunction('resumeDma', options.resumeDma),
+  };
+}
+
+/** What the plans of all contexts share; `failed` is called when a hook of the embedder throws. */
+export function planSettings(options: ResolvedOptions, failed: () => void): PlanSettings {
+  const { pauseDma, resumeDma } = options;
+  const guard = <T>(call: () => T, otherwise: T): T => {
+    try {
+      return call();
+    } catch {
+      failed();
+      return otherwise;
+    }
+  };
+  return {
+    policy: options.policy,
+    gather: options.gather,
+    maxEntryPages: options.maxEntryPages,
+    lowWater: options.lowWater,
+    now: () => options.now(),
+    pauseDma: pauseDma && ((context) => guard(() => pauseDma(context), false)),
+    resumeDma: resumeDma && ((context) => guard(() => resumeDma(context), undefined)),
   };
 }
 

@@ -30,6 +30,7 @@ function decide(state: IommuState, request: RequestRecord, writable: number, ans
   if (writable < probeSize + abi.Tail.SIZE) return abi.VIRTIO_IOMMU_S_INVAL;
   // More regions than fit, chosen by `resvOverflow: 'probe-error'`: an error, since a partial list would mislead.
   if (endpoint.properties === undefined) return abi.VIRTIO_IOMMU_S_DEVERR;
+  // [5.13.6.7] T-PRB-2: they belong to the endpoint, whether it is attached or not.
   answer.properties = endpoint.properties;
   return abi.VIRTIO_IOMMU_S_OK;
 }

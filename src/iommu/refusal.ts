@@ -45,6 +45,7 @@ export function reportDomainCap(state: IommuState, endpoint: Endpoint, domainId:
       iova: undefined,
     });
   }
+  // [5.13.6.9.2] D-FLT-4: MAY omit ADDRESS: where a request was refused, no address is at fault.
   state.faults.report(endpoint, abi.VIRTIO_IOMMU_FAULT_R_UNKNOWN, 0, 0, 0);
 }
 
@@ -115,6 +116,7 @@ export function reportBlocked(
   operation: string,
   errno: number,
   page: number,
+  pages: number,
 ): void {
   state.counters.contextBlocks++;
   const iova = page < 0 ? undefined : BigInt(page) << BigInt(HOST_PAGE_SHIFT);
@@ -127,6 +129,7 @@ export function reportBlocked(
       operation,
       errno,
       iova,
+      end: iova === undefined || pages === 0 ? undefined : iova + (BigInt(pages) << BigInt(HOST_PAGE_SHIFT)) - 1n,
     });
   }
   for (const endpoint of group.members) {

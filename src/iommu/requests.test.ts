@@ -162,7 +162,7 @@ describe('ATTACH', () => {
     expect([0, 0xffff_ffff].map((domain) => all.attach(domain, 1))).toEqual(['OK', 'OK']);
   });
 
-  it('answers NOMEM above the cap on domains and tells it, without an address [T-ST-8]', () => {
+  it('answers NOMEM above the cap on domains and tells it, without an address [T-ST-8, D-FLT-4]', () => {
     const rig = new Rig({ emulated: [1, 2, 3], device: { maxDomains: 2 } });
     expect([rig.attach(1, 1), rig.attach(2, 2), rig.attach(3, 3)]).toEqual(['OK', 'OK', 'NOMEM']);
     expect(rig.attach(4, 2)).toBe('OK'); // the domain that ends with the move does not count
@@ -752,7 +752,7 @@ describe('framing of requests', () => {
     const wrong = queue.add({ readable, writableLength: 4, writableFirst: true });
     queue.makeAvailable(wrong);
     rig.iommu.transport.notify(0);
-    expect(queue.poll()[0]).toMatchObject({ head: wrong, usedLength: 0 });
+    expect(queue.poll()[0]).toMatchObject({ head: wrong, usedLength: 0, readableUnchanged: true });
   });
 
   it('is the same without a ring, event and counter included', () => {

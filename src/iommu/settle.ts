@@ -28,9 +28,10 @@ function switchGroup(
 ): number {
   const { group } = endpoint;
   if (group === undefined) return 0;
-  const { blocks } = group.mirror;
+  const { blocks } = group.mirror.tally;
   const errno = state.groups.settle(group, targetOf, operation, domain !== undefined);
   // A context that was blocked has told every endpoint already.
-  if (errno !== 0) reportSwitchRefusal(state, group, operation, errno, domain, endpoint, group.mirror.blocks > blocks);
+  if (errno !== 0)
+    reportSwitchRefusal(state, group, operation, errno, domain, endpoint, group.mirror.tally.blocks > blocks);
   return errno;
 }

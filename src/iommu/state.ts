@@ -4,7 +4,7 @@ import { EventChannel } from '../base/events.ts';
 import type { AddressRange } from '../base/ranges.ts';
 import { roundInward } from '../base/ranges.ts';
 import { Backing } from '../coalesce/backing.ts';
-import { createPlanner } from '../coalesce/planner.ts';
+import type { PlanSettings } from '../coalesce/settings.ts';
 import { HOST_PAGE_SHIFT } from '../host/context.ts';
 import { Domain } from './domain.ts';
 import type { Endpoint } from './endpoint.ts';
@@ -14,7 +14,7 @@ import { Granule } from './granule.ts';
 import type { GroupObserver, Target } from './host-groups.ts';
 import { HostGroups } from './host-groups.ts';
 import type { FeatureName, ResolvedOptions } from './options.ts';
-import { FEATURES } from './options.ts';
+import { FEATURES, planSettings } from './options.ts';
 import { Counters } from './stats.ts';
 
 /** What the device shows in its configuration space and works with; fixed once the driver runs. */
@@ -32,6 +32,8 @@ export class IommuState {
   readonly endpoints = new Map<number, Endpoint>();
   readonly domains = new Map<number, Domain>();
   readonly backing = new Backing();
+  /** Policy and limits of all host plans; the policy may change at run time. */
+  readonly plan: PlanSettings;
   readonly groups: HostGroups;
   readonly faults: FaultReporter = new FaultReporter(this);
   geometry: Geometry;
@@ -66,7 +68,10 @@ export class IommuState {
     this.granule = new Granule(geometry.pageSizeMask);
     this.unit = this.granule;
     this.setGeometry(geometry);
-    this.groups = new HostGroups(this.backing, observer, options.maxInstalled);
+    this.plan = planSettings(options, () => {
+      this.events.listenerErrors++;
+    });
+    this.groups = new HostGroups(this.backing, observer, options.maxInstalled, this.plan);
     this.bypass = this.initialBypass;
   }
 
@@ -117,7 +122,7 @@ export class IommuState {
 
   /** A new domain, not yet known by its id. */
   makeDomain(id: number, bypass: boolean): Domain {
-    return new Domain(id, bypass, this.granulePages, createPlanner(this.options.policy));
+    return new Domain(id, bypass, this.granulePages);
   }
 
   /** [5.13.6.4] T-DET-2: the domain ends, with all its mappings; its id can be used again. */
@@ -136,7 +141,7 @@ export class IommuState {
     return this.accepted('bypass');
   }
 
-  /** What an endpoint's guest state asks of its host context. */
+  /** What an endpoint's guest state asks of its host context. D-OP-5: blocked without a domain and without bypass. */
   targetOf(endpoint: Endpoint): Target {
     return endpoint.domain ?? (this.bypassesUnattached ? 'bypass' : 'blocked');
   }

@@ -6,6 +6,7 @@ import type { ContextStats } from './stats.ts';
 export function contextStats(state: IommuState): ContextStats[] {
   return [...state.groups.all].map((group) => {
     const { mirror } = group;
+    const { tally } = mirror;
     return {
       name: group.name,
       flavour: mirror.context.flavour,
@@ -13,13 +14,33 @@ export function contextStats(state: IommuState): ContextStats[] {
       state: mirror.source?.kind ?? 'blocked',
       blockedBy: mirror.blockedBy,
       entries: mirror.entries.size,
-      entriesPeak: mirror.entriesPeak,
-      domainEntriesPeak: mirror.domainEntriesPeak,
+      entriesPeak: tally.entriesPeak,
+      domainEntriesPeak: tally.domainEntriesPeak,
+      statedPeak: tally.statedEntries,
+      statedPagesPeak: tally.statedPages,
+      limit: mirror.budget.limit,
       pages: mirror.pages,
-      mapCalls: mirror.mapCalls,
-      unmapCalls: mirror.unmapCalls,
-      unmapAllCalls: mirror.unmapAllCalls,
-      blocks: mirror.blocks,
+      quiet: mirror.quiet,
+      guestMappings: mirror.mappings?.size ?? 0,
+      joined: mirror.entries.joined,
+      gathered: mirror.entries.gathered,
+      planned: mirror.waiting.size - mirror.waiting.revoked + (mirror.plan.open ? 1 : 0),
+      plannedPages: mirror.waiting.pages - mirror.waiting.revokedPages + mirror.plan.pages,
+      revoked: mirror.waiting.revoked,
+      revokedPages: mirror.waiting.revokedPages,
+      joinsMade: mirror.entries.joinsMade,
+      gathersMade: mirror.entries.gathersMade,
+      demotions: tally.demotions,
+      windows: { count: tally.windows, open: mirror.waiting.revoked, longestMs: tally.longestWindow },
+      stalls: tally.stalls,
+      lowWaterHits: tally.lowWaterHits,
+      compactions: tally.compactions,
+      callsSaved: tally.callsSaved,
+      failedInstalls: tally.failedInstalls,
+      mapCalls: tally.mapCalls,
+      unmapCalls: tally.unmapCalls,
+      unmapAllCalls: tally.unmapAllCalls,
+      blocks: tally.blocks,
       failedSwitches: group.failedSwitches,
     };
   });

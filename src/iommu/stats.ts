@@ -57,6 +57,41 @@ export interface ContextStats {
   readonly entries: number;
   readonly entriesPeak: number;
   readonly domainEntriesPeak: number;
+  /** Highest number of entries that a plan stated before it began. */
+  readonly statedPeak: number;
+  /** Highest number of RAM pages, locked for the devices, that a plan stated before it began. */
+  readonly statedPagesPeak: number;
+  /** Most entries that the host allows, Infinity without a limit. */
+  readonly limit: number;
+  /** True when none of the context's devices can do DMA. */
+  readonly quiet: boolean;
+  /** Mappings of the mirrored domain. */
+  readonly guestMappings: number;
+  /** Live entries that join contiguous mappings, and those that stand on a virtual window. */
+  readonly joined: number;
+  readonly gathered: number;
+  /** Stretches that were answered OK on a quiet context and are not installed yet, and their pages of 4 KiB. */
+  readonly planned: number;
+  readonly plannedPages: number;
+  /** Stretches whose access was taken away for want of room, and their pages. */
+  readonly revoked: number;
+  readonly revokedPages: number;
+  /** Entries of each kind that were ever made. */
+  readonly joinsMade: number;
+  readonly gathersMade: number;
+  /** Entries that a partial UNMAP took apart. */
+  readonly demotions: number;
+  /** Times in which live mappings had no access: how many, how many are still open, and the longest that is over. */
+  readonly windows: { readonly count: number; readonly open: number; readonly longestMs: number };
+  /** Replacements during which `pauseDma` stalled the devices. */
+  readonly stalls: number;
+  /** Times that entries began to run short, and compactions. */
+  readonly lowWaterHits: number;
+  readonly compactions: number;
+  /** Host calls that a 1:1 plan would have made. */
+  readonly callsSaved: number;
+  /** Planned installations that the host refused. */
+  readonly failedInstalls: number;
   /** RAM pages of 4 KiB installed. */
   readonly pages: number;
   readonly mapCalls: number;

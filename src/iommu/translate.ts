@@ -1,17 +1,23 @@
 // Translates an access of an emulated device. Hot path: no allocation, no bigint, no side effect (dma-view.ts and
 // core.ts report faults). Decided per access: the endpoint's domain, bypass and rights at this moment count.
 // Counts in units (state.ts): granules, or 4 KiB where the granule is larger, half-open; tables are in granules.
-import { NONE } from '../intervals/table.ts';
+import * as tables from '../intervals/table.ts';
 import * as abi from '../wire/abi.ts';
 import type { Domain } from './domain.ts';
 import type { Endpoint } from './endpoint.ts';
-import { MSI } from './endpoint.ts';
+import * as endpoints from './endpoint.ts';
+import type { Granule } from './granule.ts';
 import type { IommuState } from './state.ts';
 import type { Translation } from './translation.ts';
-import { PieceKind } from './translation.ts';
+import * as translations from './translation.ts';
 
+// Own constants are folded into the code, imported ones are loaded and checked at each use.
 const READ = abi.VIRTIO_IOMMU_MAP_F_READ;
 const WRITE = abi.VIRTIO_IOMMU_MAP_F_WRITE;
+const { VIRTIO_IOMMU_FAULT_R_DOMAIN, VIRTIO_IOMMU_FAULT_R_MAPPING } = abi;
+const { NONE } = tables;
+const { MSI } = endpoints;
+const { memory: MEMORY, msi: MSI_WRITE } = translations.PieceKind;
 
 /**
  * Translates `length` (>= 1) bytes at the I/O virtual address (high, low); true when every byte can be reached, and
@@ -27,14 +33,18 @@ export function translateAccess(
   out: Translation,
 ): boolean {
   out.count = 0;
-  if (endpoint === undefined) return faultAt(out, high, low, abi.VIRTIO_IOMMU_FAULT_R_DOMAIN);
+  if (endpoint === undefined) return faultAt(out, high, low, VIRTIO_IOMMU_FAULT_R_DOMAIN);
   const { unit, unitEnd } = state;
   const first = unit.numberOf(high, low);
   // SIL-17: where addresses are exact only inside the input range, nothing outside it can be reached.
   if (first < state.unitStart || first >= unitEnd) return faultAt(out, high, low, outsideReason(state, endpoint));
   const offset = unit.offsetOf(high, low);
+  const { domain } = endpoint;
+  if (domain !== undefined && state.unitsPerGranule === 1 && offset + length <= unit.bytes) {
+    if (translateInUnit(unit, domain, first, offset, length, write ? WRITE : READ, out)) return true;
+  }
   // The last unit is compared, not the end: above 2^53 one more would not be exact.
-  const last = first + Math.floor((offset + length - 1) / unit.bytes);
+  const last = offset + length <= unit.bytes ? first : first + Math.floor((offset + length - 1) / unit.bytes);
   if (last < unitEnd) return translateRange(state, endpoint, first, last + 1, offset, length, write, out);
   const inside = (unitEnd - first) * unit.bytes - offset;
   if (!translateRange(state, endpoint, first, unitEnd, offset, inside, write, out)) return false;
@@ -43,9 +53,29 @@ export function translateAccess(
   return faultInside(state, out, unitEnd, 0, outsideReason(state, endpoint));
 }
 
+/**
+ * What nearly every access is: part of one unit that a mapping holds and gives the right to. False decides nothing: the
+ * walks below do. Where a mapping is, no reserved region of the endpoint can be in the way (map.ts, attach.ts).
+ */
+function translateInUnit(
+  unit: Granule,
+  domain: Domain,
+  at: number,
+  offset: number,
+  length: number,
+  right: number,
+  out: Translation,
+): boolean {
+  const { table } = domain;
+  const slot = table.find(at);
+  if (slot === NONE || (table.flagsAt(slot) & right) !== right) return false;
+  out.put(unit, table.valueAt(slot) - table.startAt(slot) + at, offset, length, MEMORY);
+  return true;
+}
+
 function outsideReason(state: IommuState, endpoint: Endpoint): number {
   const blocked = endpoint.domain === undefined && !state.bypassesUnattached;
-  return blocked ? abi.VIRTIO_IOMMU_FAULT_R_DOMAIN : abi.VIRTIO_IOMMU_FAULT_R_MAPPING;
+  return blocked ? VIRTIO_IOMMU_FAULT_R_DOMAIN : VIRTIO_IOMMU_FAULT_R_MAPPING;
 }
 
 /** Translates the bytes of units [first, end) that are left after `offset`, `length` of them. */
@@ -62,7 +92,10 @@ function translateRange(
   const { domain, reserved } = endpoint;
   if (domain !== undefined && !domain.bypass) {
     const scale = state.unitsPerGranule;
-    if (reserved.length === 0 || !reserved.meets(Math.floor(first / scale), Math.ceil(end / scale)))
+    if (
+      reserved.length === 0 ||
+      !(scale === 1 ? reserved.meets(first, end) : reserved.meets(Math.floor(first / scale), Math.ceil(end / scale)))
+    )
       return translateMapped(state, domain, first, end, offset, length, write, out);
   }
   return translateAround(state, endpoint, first, end, offset, length, write, out);
@@ -86,21 +119,21 @@ function translateMapped(
   let at = first;
   let skip = offset;
   let left = length;
-  let slot = table.find(Math.floor(at / scale));
-  while (at < end) {
+  let slot = table.find(scale === 1 ? at : Math.floor(at / scale));
+  for (;;) {
     if (slot === NONE || table.startAt(slot) * scale > at || (table.flagsAt(slot) & right) === 0)
-      return faultInside(state, out, at, skip, abi.VIRTIO_IOMMU_FAULT_R_MAPPING);
+      return faultInside(state, out, at, skip, VIRTIO_IOMMU_FAULT_R_MAPPING);
     const next = table.endAt(slot) * scale;
-    const bytes = Math.min(left, (next - at) * unit.bytes - skip);
+    const room = (next - at) * unit.bytes - skip;
+    const bytes = left < room ? left : room;
     // T-MAP-1: PA = VA - virt_start + phys_start.
-    const target = table.valueAt(slot) * scale + (at - table.startAt(slot) * scale);
-    out.push(unit, target, skip, bytes, PieceKind.memory);
+    out.push(unit, (table.valueAt(slot) - table.startAt(slot)) * scale + at, skip, bytes, MEMORY);
+    if (next >= end) return true;
     left -= bytes;
     skip = 0;
     at = next;
-    if (at < end) slot = table.next(slot);
+    slot = table.next(slot);
   }
-  return true;
 }
 
 /** The general walk: reserved regions, bypass and blocked endpoints; piece by piece. */
@@ -131,13 +164,13 @@ function translateAround(
       // [5.13.6.8.1] A write to the MSI region is an interrupt and passes untranslated. D-RES-5: nothing else in a
       // reserved region may affect anything but endpoint and driver, also in bypass.
       if (reserved.kindAt(region) !== MSI || !write)
-        return faultInside(state, out, at, skip, abi.VIRTIO_IOMMU_FAULT_R_MAPPING);
-      out.push(unit, at, skip, bytes, PieceKind.msi);
+        return faultInside(state, out, at, skip, VIRTIO_IOMMU_FAULT_R_MAPPING);
+      out.push(unit, at, skip, bytes, MSI_WRITE);
     } else if (identity) {
-      out.push(unit, at, skip, bytes, PieceKind.memory); // T-BYP-2: all accesses allowed, identity
+      out.push(unit, at, skip, bytes, MEMORY); // T-BYP-2: all accesses allowed, identity
     } else if (domain === undefined) {
       // [5.13.6.2] D-OP-5: an endpoint without a domain and not in bypass reaches nothing.
-      return faultInside(state, out, at, skip, abi.VIRTIO_IOMMU_FAULT_R_DOMAIN);
+      return faultInside(state, out, at, skip, VIRTIO_IOMMU_FAULT_R_DOMAIN);
     } else if (!translateMapped(state, domain, at, next, skip, bytes, write, out)) {
       return false;
     }

@@ -32,6 +32,16 @@ export class Translation {
     this.offset = new Float64Array(capacity);
   }
 
+  /** Makes this the only piece. */
+  put(unit: Granule, number: number, offset: number, length: number, kind: number): void {
+    this.gpa[0] = number * unit.bytes + offset;
+    this.length[0] = length;
+    this.kind[0] = kind;
+    this.unit[0] = number;
+    this.offset[0] = offset;
+    this.count = 1;
+  }
+
   /** Appends a piece, or lengthens the last one where it goes on. */
   push(unit: Granule, number: number, offset: number, length: number, kind: number): void {
     const gpa = number * unit.bytes + offset;

@@ -1,11 +1,16 @@
 // UNMAP [5.13.6.6]: removes whole mappings from a domain, or nothing. Hot path: no allocation, no bigint.
-import { NONE } from '../intervals/table.ts';
+import * as tables from '../intervals/table.ts';
 import * as abi from '../wire/abi.ts';
 import type { RequestRecord } from '../wire/request.ts';
 import type { Domain } from './domain.ts';
 import type { Segment } from './segment.ts';
-import { COMMIT_FIRST, UNWRITTEN } from './segment.ts';
+import * as segments from './segment.ts';
 import type { IommuState } from './state.ts';
+
+// Own constants are folded into the code, imported ones are loaded and checked at each use.
+const { VIRTIO_IOMMU_S_INVAL, VIRTIO_IOMMU_S_NOENT, VIRTIO_IOMMU_S_OK, VIRTIO_IOMMU_S_RANGE } = abi;
+const { COMMIT_FIRST, UNWRITTEN } = segments;
+const { NONE } = tables;
 
 /**
  * Decides one UNMAP, changes the guest's table and plans the host operations under the segment's next token.
@@ -15,45 +20,55 @@ export function processUnmap(state: IommuState, request: RequestRecord, segment:
   // [5.13.6.6] T-UNM-2: the request exists only with MAP_UNMAP negotiated.
   if (!state.mapUnmapNegotiated) return UNWRITTEN;
   // [5.13.6.6.2] D-UNM-1: MAY reject reserved != 0 (INVAL); nothing is unmapped then.
-  if (request.reservedSet) return abi.VIRTIO_IOMMU_S_INVAL;
+  if (request.reservedSet) return VIRTIO_IOMMU_S_INVAL;
   // [5.13.6.6.2] D-UNM-2: SHOULD reject an unknown domain (NOENT).
   const domain = state.domain(request.domain);
-  if (domain === undefined) return abi.VIRTIO_IOMMU_S_NOENT;
+  if (domain === undefined) return VIRTIO_IOMMU_S_NOENT;
   // [5.13.6.6.2] D-UNM-3: SHOULD reject a bypass domain (INVAL).
-  if (domain.bypass) return abi.VIRTIO_IOMMU_S_INVAL;
+  if (domain.bypass) return VIRTIO_IOMMU_S_INVAL;
   const { startHigh, startLow, endHigh, endLow } = request;
-  if (endHigh < startHigh || (endHigh === startHigh && endLow < startLow)) return abi.VIRTIO_IOMMU_S_RANGE;
+  if (endHigh < startHigh || (endHigh === startHigh && endLow < startLow)) return VIRTIO_IOMMU_S_RANGE;
 
   const { granule } = state;
   const { table } = domain;
   // Nothing lies outside the input range: clip after the exact comparison, so that keys stay exact.
   const first = granule.numberOf(startHigh, startLow);
-  if (first >= state.inputEnd) return abi.VIRTIO_IOMMU_S_OK;
-  const last = Math.min(granule.numberOf(endHigh, endLow), state.inputEnd - 1);
-  // UNMAP has no alignment rule: an end inside a granule cuts the mapping that holds the granule, if there is one.
-  const start = granule.isStart(startHigh, startLow) ? first : first + 1;
-  const end = last < granule.numberOf(endHigh, endLow) || granule.isLast(endHigh, endLow) ? last + 1 : last;
+  if (first >= state.inputEnd) return VIRTIO_IOMMU_S_OK;
+  const named = granule.numberOf(endHigh, endLow);
+  const clipped = named >= state.inputEnd;
+  const last = clipped ? state.inputEnd - 1 : named;
   const slot = table.seek(first);
-  if (slot === NONE || table.startAt(slot) > last) return abi.VIRTIO_IOMMU_S_OK; // D-UNM-5, example 1
+  if (slot === NONE) return VIRTIO_IOMMU_S_OK; // D-UNM-5, T-UNM-EX1
+  const slotStart = table.startAt(slot);
+  if (slotStart > last) return VIRTIO_IOMMU_S_OK;
 
   const pages = state.granulePages;
   if (domain.planner.pending > 0 && domain.planner.touches(first * pages, (last + 1 - first) * pages))
     return COMMIT_FIRST;
-  if (table.startAt(slot) >= start && table.endAt(slot) > last && table.endAt(slot) <= end) {
-    removeOnly(state, domain, slot, segment);
-    return abi.VIRTIO_IOMMU_S_OK;
+  // UNMAP has no alignment rule: an end inside a granule cuts the mapping that holds the granule, if there is one.
+  const start = granule.isStart(startHigh, startLow) ? first : first + 1;
+  const end = clipped || granule.isLast(endHigh, endLow) ? last + 1 : last;
+  const slotEnd = table.endAt(slot);
+  if (slotStart >= start && slotEnd > last && slotEnd <= end) {
+    removeOnly(state, domain, slot, slotStart, slotEnd, segment);
+    return VIRTIO_IOMMU_S_OK;
   }
-  // [5.13.6.6.2] D-UNM-4: SHOULD remove nothing at all when the range would split a mapping (RANGE).
-  if (table.startAt(slot) < start || cutsAtEnd(domain, last, end)) return abi.VIRTIO_IOMMU_S_RANGE;
+  // [5.13.6.6.2] D-UNM-4, T-UNM-EX4: SHOULD remove nothing at all when the range would split a mapping (RANGE).
+  if (slotStart < start || cutsAtEnd(domain, last, end)) return VIRTIO_IOMMU_S_RANGE;
   remove(state, domain, slot, start, end, segment);
-  return abi.VIRTIO_IOMMU_S_OK;
+  return VIRTIO_IOMMU_S_OK;
 }
 
-/** The range holds just the mapping in `slot`, as nearly every UNMAP of Linux does: no further search is needed. */
-function removeOnly(state: IommuState, domain: Domain, slot: number, segment: Segment): void {
-  const { table, planner } = domain;
-  const start = table.startAt(slot);
-  const end = table.endAt(slot);
+/** T-UNM-EX2, T-UNM-EX5: just the mapping [start, end) in `slot`, as nearly every UNMAP of Linux: no further search is needed. */
+function removeOnly(
+  state: IommuState,
+  domain: Domain,
+  slot: number,
+  start: number,
+  end: number,
+  segment: Segment,
+): void {
+  const { planner, table } = domain;
   table.removeAt(slot);
   state.mappings--;
   if (domain.mirrors.length === 0) return;
@@ -68,7 +83,7 @@ function cutsAtEnd(domain: Domain, last: number, end: number): boolean {
   return slot !== NONE && domain.table.endAt(slot) > end;
 }
 
-/** D-UNM-5: removes every mapping inside [start, end); holes do not matter. */
+/** D-UNM-5, T-UNM-EX3, T-UNM-EX6, T-UNM-EX7: removes every mapping inside [start, end); holes do not matter. */
 function remove(
   state: IommuState,
   domain: Domain,

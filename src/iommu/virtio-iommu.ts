@@ -132,8 +132,9 @@ export class VirtioIommu implements VirtioDeviceModel {
   /** What a reset of the whole machine does: device reset, and config.bypass has its initial value again (D-CFG-4). */
   systemReset(): void {
     this.core.assertIdle('systemReset');
-    this.transport.writeStatus(0);
+    // In this order, so that no context passes through the former driver's bypass.
     this.core.systemReset();
+    this.transport.writeStatus(0);
     this.transport.configChanged(false);
   }
 
@@ -199,6 +200,7 @@ export class VirtioIommu implements VirtioDeviceModel {
     if (queue !== abi.VIRTIO_IOMMU_REQUESTQ || !this.#running) return;
     const { counters } = this.core.state;
     counters.kicks++;
+    // [2.7.10.2] D-RING-7: MUST handle a kick without new buffers.
     if (this.#requestQueue?.available() === 0) counters.emptyKicks++;
     this.#serve();
   }

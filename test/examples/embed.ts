@@ -26,7 +26,8 @@ export class Vmm {
   constructor(later: (run: () => void) => void = setImmediate) {
     // Guest RAM: one mapping of the process; `hva` is what the host IOMMU is given.
     const ram = this.host.addressSpace.mmap({ length: RAM_BYTES, kind: 'memfd' });
-    this.memory.addRegion({ gpa: 0n, size: ram.size, windows: ram.windows, hva: ram.hva });
+    const file = { pageSize: 4096 }; // a memfd: scattered pages of it can stand in one host entry
+    this.memory.addRegion({ gpa: 0n, size: ram.size, windows: ram.windows, hva: ram.hva, file });
 
     // One host context per VFIO group. Devices start with bus mastering off.
     this.context = this.host.createContext({ group: 7, endpoints: [PASSED], busMaster: false });
@@ -39,7 +40,7 @@ export class Vmm {
       },
       endpoints: [
         { id: EMULATED, reserved: [MSI] },
-        { id: PASSED, reserved: [MSI], host: this.context },
+        { id: PASSED, reserved: [MSI], host: this.context, busMaster: false },
       ],
       // What a kick leaves over goes on here. Needed when the guest runs on other threads and can add without end.
       defer: later,

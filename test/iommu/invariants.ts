@@ -205,7 +205,7 @@ export class InvariantRun {
       const { believed, real } = this.rig.tables(group);
       expect(believed).toEqual(real);
       let ram = 0;
-      const { entries } = this.rig.mirror(group);
+      const entries = this.rig.mirror(group).entries.table;
       for (let slot = entries.first(); slot >= 0; slot = entries.next(slot))
         if ((entries.flagsAt(slot) & 4) === 0) ram += entries.endAt(slot) - entries.startAt(slot);
       expect(this.rig.mirror(group).pages).toBe(ram);

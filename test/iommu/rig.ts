@@ -212,7 +212,7 @@ export class Rig {
 
   /** What the device believes of a host context, and what the context says, in the same form. */
   tables(group: number): { readonly believed: number[][]; readonly real: number[][] } {
-    const { entries } = this.mirror(group);
+    const entries = this.mirror(group).entries.table;
     const believed: number[][] = [];
     for (let slot = entries.first(); slot !== NONE; slot = entries.next(slot)) {
       const start = entries.startAt(slot);
