@@ -3,7 +3,7 @@ export type { HostErrorCode } from './base/errors.ts';
 export type { Listener } from './base/events.ts';
 export type { AddressRange } from './base/ranges.ts';
 export type { ReservedKind, ReservedRegion } from './base/reserved.ts';
-export type { Policy } from './coalesce/planner.ts';
+export type { GatherMode, Policy } from './coalesce/settings.ts';
 export type { HostContext, HostLimits } from './host/context.ts';
 export type { AccessFault, AccessPiece, TranslateResult } from './iommu/core.ts';
 export type { DmaResult, MsiSink } from './iommu/dma-view.ts';
@@ -21,12 +21,29 @@ export type { FaultLimits, FeatureName, IommuOptions, ReservedOverflow } from '.
 export type { ContextStats, IommuStats } from './iommu/stats.ts';
 export type { Status } from './iommu/status.ts';
 export type { VirtioIommuOptions } from './iommu/virtio-iommu.ts';
-export type { ConfigWidth, QueueSetup, VirtioDeviceModel, VirtioDeviceOptions } from './virtio/device.ts';
-export type { MemoryObserver, MemoryRegion, MmioAccess, MmioRegionInit, RamRegionInit } from './virtio/memory.ts';
+export type {
+  ConfigWidth,
+  QueueSetup,
+  RingFeatureName,
+  TransportPort,
+  VirtioDeviceModel,
+  VirtioDeviceOptions,
+} from './virtio/device.ts';
+export type {
+  FileSeal,
+  MemoryObserver,
+  MemoryRegion,
+  MmioAccess,
+  MmioRegionInit,
+  RamRegionInit,
+  RegionFile,
+} from './virtio/memory.ts';
+export type { VirtioMmioOptions } from './virtio/mmio/virtio-mmio-device.ts';
+export type { MsixMessage, PciBar, PciInterrupts, VirtioPciOptions } from './virtio/pci/virtio-pci-function.ts';
 export type { Virtqueue } from './virtio/virtqueue.ts';
 export { Errno, HostError, errnoName, isHostError } from './base/errors.ts';
 export { normaliseReserved } from './base/reserved.ts';
-export { POLICIES } from './coalesce/planner.ts';
+export { GATHER_MODES, POLICIES } from './coalesce/settings.ts';
 export { HOST_MMIO, HOST_PAGE_SHIFT, HostBatch, HostOp, HostRight } from './host/context.ts';
 export {
   DmaProber,
@@ -44,5 +61,8 @@ export { DescriptorChain } from './virtio/chain.ts';
 export { VirtioDevice } from './virtio/device.ts';
 export { Feature, Status as DeviceStatus } from './virtio/features.ts';
 export { GuestMemory } from './virtio/memory.ts';
+export { VirtioMmioDevice } from './virtio/mmio/virtio-mmio-device.ts';
+export { PackedQueue } from './virtio/packed-queue.ts';
+export { PCI_CONFIG_BYTES, VirtioPciFunction } from './virtio/pci/virtio-pci-function.ts';
 export { PopResult } from './virtio/virtqueue.ts';
 export { SplitQueue } from './virtio/split-queue.ts';

@@ -11,6 +11,10 @@ export type {
 } from './testing/guest-model.ts';
 export type { GuestOperation } from './testing/guest-operations.ts';
 export type { GuestKernelOptions } from './testing/guest-kernel.ts';
+export type { BufferPlace, DriverVirtqueue } from './testing/driver-virtqueue.ts';
+export type { PackedDriverQueueInit, RawPackedDescriptor } from './testing/packed-driver-queue.ts';
+export type { PciDriverOptions } from './testing/pci-driver.ts';
+export type { RingKind, RunOptions, TransportKind } from './testing/conformance/rig-transport.ts';
 export type { CaseResult } from './testing/conformance/run-case.ts';
 export type { VectorCase } from './testing/conformance/vector-types.ts';
 export type { LabEndpoint, LabMachineOptions } from './testing/lab/machine.ts';
@@ -44,6 +48,9 @@ export type {
 } from './testing/trace-record.ts';
 export type { Trace } from './testing/trace.ts';
 export { DriverQueue } from './testing/driver-queue.ts';
+export { PackedDriverQueue } from './testing/packed-driver-queue.ts';
+export { MmioDriver } from './testing/mmio-driver.ts';
+export { PciDriver } from './testing/pci-driver.ts';
 export { LINUX_DRIVER_FEATURES } from './testing/driver-setup.ts';
 export { runCase } from './testing/conformance/run-case.ts';
 export { VectorFileError, readVectorFile } from './testing/conformance/vector-file.ts';

@@ -1,10 +1,14 @@
-// Every vector of spec/vectors through a real ring; those of VIOMMU_EXTRA_DATA too when it is set.
+// Every vector of spec/vectors through a real ring, on both ring formats and through every transport; those of
+// VIOMMU_EXTRA_DATA on a split ring when it is set.
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import type { RunOptions } from '../src/testing/conformance/rig-transport.ts';
+import { RING_KINDS, TRANSPORT_KINDS } from '../src/testing/conformance/rig-transport.ts';
 import { runCase } from '../src/testing/conformance/run-case.ts';
 import { readVectorFile } from '../src/testing/conformance/vector-file.ts';
+import type { VectorCase } from '../src/testing/conformance/vector-types.ts';
 
 const OWN = fileURLToPath(new URL('../spec/vectors', import.meta.url));
 const EXTRA = process.env['VIOMMU_EXTRA_DATA'];
@@ -33,6 +37,32 @@ describe('conformance vectors through the ring', () => {
       readVectorFile(name, JSON.parse(readFileSync(join(OWN, name), 'utf8'))),
     );
     expect(cases.length).toBeGreaterThanOrEqual(150);
+  });
+});
+
+/** Other ways than a split ring without registers, which is above. */
+const OTHER_WAYS = RING_KINDS.flatMap((ring) => TRANSPORT_KINDS.map((transport) => ({ ring, transport }))).filter(
+  ({ ring, transport }) => ring !== 'split' || transport !== 'none',
+);
+/** Requests from which on a case says nothing about registers that a shorter one does not. */
+const LONG = 4096;
+
+function isLong({ setup, request }: VectorCase): boolean {
+  return [...setup, request].some((operation) => operation.op === 'repeat' && operation.count >= LONG);
+}
+
+function failures(cases: readonly VectorCase[], options: RunOptions): string[] {
+  return cases
+    .filter((each) => options.transport === 'none' || !isLong(each))
+    .map((each) => runCase(each, options))
+    .filter(({ passed }) => !passed)
+    .map(({ id, why }) => `${id}: ${why}`);
+}
+
+describe.each(OTHER_WAYS)('conformance vectors on a $ring ring, transport $transport', (options) => {
+  it.each(vectorFiles(OWN))('%s', (name) => {
+    const cases = readVectorFile(name, JSON.parse(readFileSync(join(OWN, name), 'utf8')));
+    expect(failures(cases, options)).toEqual([]);
   });
 });
 

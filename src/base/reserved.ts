@@ -38,6 +38,7 @@ export function normaliseReserved(
       regions.filter((region) => region.kind === kind).map((region) => roundOutward(region, options.granule)),
     );
   const msi = outward('msi');
+  // [5.13.6.8.1.2] D-RES-3: SHOULD NOT overlap: each kind is merged, and MSI is cut out of the reserved regions.
   const reserved = cutRanges(outward('reserved'), msi);
   const clippedMsi = clipRanges(msi, options.inputRange);
   // [5.13.6.8.1.2] D-RES-2: SHOULD NOT report more than one MSI region per endpoint.

@@ -76,9 +76,26 @@ describe('conformance', () => {
     expect((error as CliError).message).not.toMatch(/\n/);
   });
 
+  it.each([
+    ['split', 'pci'],
+    ['packed', 'none'],
+    ['packed', 'mmio'],
+  ] as const)('runs on %s rings through %s', (ring, transport) => {
+    expect(conformance([good, mixed], { ring, transport }).text).toMatch(/3 of 4 cases pass, 1 fail\n$/);
+  });
+
+  it('takes ring formats and transports by name, split and none by default', () => {
+    const command = conformanceCommand()
+      .exitOverride()
+      .configureOutput({ writeErr: () => undefined });
+    expect(command.opts()).toEqual({ ring: 'split', transport: 'none' });
+    expect(() => command.parse(['--ring', 'round'], { from: 'user' })).toThrow(/split, packed/);
+    expect(() => command.parse(['--transport', 'ccw'], { from: 'user' })).toThrow(/none, pci, mmio/);
+  });
+
   it('is a command with these options', () => {
     const command = conformanceCommand();
     expect(command.name()).toBe('conformance');
-    expect(command.options.map((option) => option.long)).toEqual(['--json', '--verbose']);
+    expect(command.options.map((option) => option.long)).toEqual(['--json', '--verbose', '--ring', '--transport']);
   });
 });

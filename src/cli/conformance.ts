@@ -2,7 +2,9 @@
 // Exit status: 0 when every case passes, 1 when one does not, 2 when a file or the usage is not in order (then nothing ran).
 import { readFileSync, statSync } from 'node:fs';
 import Table from 'cli-table3';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
+import type { RingKind, RunOptions, TransportKind } from '../testing/conformance/rig-transport.ts';
+import { RING_KINDS, TRANSPORT_KINDS } from '../testing/conformance/rig-transport.ts';
 import type { CaseResult } from '../testing/conformance/run-case.ts';
 import { runCase } from '../testing/conformance/run-case.ts';
 import { VectorFileError, readVectorFile } from '../testing/conformance/vector-file.ts';
@@ -16,6 +18,7 @@ const EXAMPLES = `
 Examples:
   $ virtio-iommu conformance vectors/*.json
   $ virtio-iommu conformance vectors.json --json
+  $ virtio-iommu conformance vectors/*.json --ring packed --transport pci
 
 Exit status: 0 every case passes, 1 one does not, 2 usage or a file that is not in the format (no case runs then).`;
 
@@ -23,6 +26,10 @@ Exit status: 0 every case passes, 1 one does not, 2 usage or a file that is not 
 export interface ConformanceOptions {
   readonly json?: boolean;
   readonly verbose?: boolean;
+  /** Default 'split'. */
+  readonly ring?: RingKind;
+  /** Default 'none'. */
+  readonly transport?: TransportKind;
 }
 
 interface FileResult extends CaseResult {
@@ -36,6 +43,12 @@ export function conformanceCommand(): Command {
     .argument('[files...]', 'vector files (JSON)')
     .option('--json', 'print {"cases", "passed", "failed": [{"id", "why"}]} and nothing else')
     .option('--verbose', 'list the cases that pass, too')
+    .addOption(new Option('--ring <format>', 'ring format of the virtqueues').choices(RING_KINDS).default('split'))
+    .addOption(
+      new Option('--transport <name>', 'drive the device through registers of this transport')
+        .choices(TRANSPORT_KINDS)
+        .default('none'),
+    )
     .addHelpText('after', EXAMPLES)
     .action((files: string[], options: ConformanceOptions) => {
       const { text, exitCode } = conformance(files, options);
@@ -54,7 +67,10 @@ export function conformance(
 ): { readonly text: string; readonly exitCode: number } {
   if (files.length === 0) throw new CliError('conformance needs at least one vector file', 2);
   const loaded = files.map((file) => ({ file, cases: load(file) }));
-  const results = loaded.flatMap(({ file, cases }) => cases.map((each): FileResult => ({ file, ...runCase(each) })));
+  const run: RunOptions = { ring: options.ring ?? 'split', transport: options.transport ?? 'none' };
+  const results = loaded.flatMap(({ file, cases }) =>
+    cases.map((each): FileResult => ({ file, ...runCase(each, run) })),
+  );
   const failed = results.filter((result) => !result.passed);
   return {
     text: options.json === true ? toJson(results, failed) : toText(results, failed, options.verbose === true),

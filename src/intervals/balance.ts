@@ -1,13 +1,13 @@
 // Keeps nodes neither too empty nor scattered: shares entries between neighbours, joins them, lowers the root, and
 // moves survivors out of slabs that could be released. Works from the root down along one key.
-import { closeGap, compact, copyEntries, openGap, setCount } from './entries.ts';
+import { copyNode, moveChildrenLeft, moveChildrenRight, moveLeft, moveRight, removeChildren } from './entries.ts';
 import { childIndex } from './search.ts';
-import { LOCAL_MASK, NONE, SLAB_SHIFT } from './slab.ts';
+import { NONE, SLAB_SHIFT } from './slab.ts';
 import {
   addNode,
-  baseOf,
   childAt,
   countOf,
+  firstOf,
   freeLeaf,
   freeNode,
   JOIN_ENTRIES,
@@ -16,71 +16,72 @@ import {
   MIN_ENTRIES,
   nextLeaf,
   previousLeaf,
-  slabOf,
+  setChild,
+  setKey,
   type Tree,
 } from './tree.ts';
-
-function setKey(tree: Tree, node: number, index: number, key: number): void {
-  slabOf(tree, node).start[baseOf(node) + index] = key;
-}
 
 /** Shares the entries of children `index` and `index + 1` of `parent` evenly; `level` is the children's. */
 export function share(tree: Tree, parent: number, index: number, level: number): void {
   const left = childAt(tree, parent, index);
   const right = childAt(tree, parent, index + 1);
-  if (level === 0) {
-    compact(tree, left);
-    compact(tree, right);
-  }
   const leftCount = countOf(tree, left);
   const target = (leftCount + countOf(tree, right)) >> 1;
   tree.visits += 2;
-  // The separator of an inner node's first child lives in the parent; it must travel with that child.
-  if (level > 0) setKey(tree, right, 0, keyAt(tree, parent, index + 1));
-  if (leftCount > target) {
-    openGap(tree, right, 0, leftCount - target);
-    copyEntries(tree, left, target, right, 0, leftCount - target);
+  if (level === 0) {
+    tree.run = NONE;
+    if (leftCount > target) moveRight(tree, left, right, leftCount - target);
+    else moveLeft(tree, left, right, target - leftCount);
   } else {
-    copyEntries(tree, right, 0, left, leftCount, target - leftCount);
-    closeGap(tree, right, 0, target - leftCount);
+    // The separator of an inner node's first child lives in the parent; it must travel with that child.
+    setKey(tree, right, 0, keyAt(tree, parent, index + 1));
+    if (leftCount > target) moveChildrenRight(tree, left, right, leftCount - target);
+    else moveChildrenLeft(tree, left, right, target - leftCount);
   }
-  setCount(tree, left, target);
-  setKey(tree, parent, index + 1, keyAt(tree, right, 0));
+  setKey(tree, parent, index + 1, keyAt(tree, right, firstOf(tree, right)));
 }
 
-/** Moves all entries of child `index + 1` of `parent` into child `index` and frees the former. */
+/** Moves all entries of child `index + 1` of `parent` into child `index`, or the other way round, and frees the empty one. */
 function join(tree: Tree, parent: number, index: number, level: number): void {
   const left = childAt(tree, parent, index);
   const right = childAt(tree, parent, index + 1);
-  if (level === 0) {
-    compact(tree, left);
-    compact(tree, right);
-  }
   const leftCount = countOf(tree, left);
   const rightCount = countOf(tree, right);
   tree.visits += 2;
-  if (level > 0) setKey(tree, right, 0, keyAt(tree, parent, index + 1));
-  copyEntries(tree, right, 0, left, leftCount, rightCount);
-  setCount(tree, left, leftCount + rightCount);
-  closeGap(tree, parent, index + 1, 1);
-  if (level > 0) freeNode(tree, right);
-  else freeLeaf(tree, right);
+  if (level > 0) {
+    setKey(tree, right, 0, keyAt(tree, parent, index + 1));
+    moveChildrenLeft(tree, left, right, rightCount);
+    freeNode(tree, right);
+  } else if (leftCount < rightCount) {
+    moveRight(tree, left, right, leftCount);
+    freeLeaf(tree, left);
+    setChild(tree, parent, index, right);
+  } else {
+    moveLeft(tree, left, right, rightCount);
+    freeLeaf(tree, right);
+  }
+  removeChildren(tree, parent, index + 1, 1);
 }
 
-/** Joins child `index` with a neighbour, or takes entries from one, until it is full enough. Returns its index. */
+/**
+ * Joins child `index` with a neighbour, or takes entries from one, until it is full enough. Returns its index.
+ * A leaf that lost its front turns to the neighbour behind it: the one before it may be where a run grows.
+ */
 function mend(tree: Tree, parent: number, index: number, level: number): number {
   while (countOf(tree, parent) > 1) {
-    const count = countOf(tree, childAt(tree, parent, index));
+    const child = childAt(tree, parent, index);
+    const count = countOf(tree, child);
     if (count >= MIN_ENTRIES) break;
     const hasLeft = index > 0;
     const hasRight = index + 1 < countOf(tree, parent);
-    if (hasLeft && count + countOf(tree, childAt(tree, parent, index - 1)) <= JOIN_ENTRIES) {
+    const drained = hasRight && level === 0 && firstOf(tree, child) > 0;
+    if (!drained && hasLeft && count + countOf(tree, childAt(tree, parent, index - 1)) <= JOIN_ENTRIES) {
       index--;
       join(tree, parent, index, level);
     } else if (hasRight && count + countOf(tree, childAt(tree, parent, index + 1)) <= JOIN_ENTRIES) {
       join(tree, parent, index, level);
     } else {
-      share(tree, parent, hasLeft ? index - 1 : index, level);
+      share(tree, parent, hasLeft && !drained ? index - 1 : index, level);
     }
   }
   return index;
@@ -92,11 +93,8 @@ function settle(tree: Tree, old: number, level: number): number {
   const room = tree.pool.lowestRoom();
   if (room === NONE || room >= old >> SLAB_SHIFT) return old;
   const node = addNode(tree);
-  if (level === 0) compact(tree, old);
-  const count = countOf(tree, old);
   tree.visits += 2;
-  copyEntries(tree, old, 0, node, 0, count);
-  setCount(tree, node, count);
+  copyNode(tree, old, node);
   if (level === 0) {
     linkLeaves(tree, previousLeaf(tree, old), node);
     linkLeaves(tree, node, nextLeaf(tree, old));
@@ -131,12 +129,12 @@ export function mendPath(tree: Tree, key: number): void {
     }
     level--;
     const child = settle(tree, childAt(tree, node, index), level);
-    slabOf(tree, node).value[baseOf(node) + index] = child;
+    setChild(tree, node, index, child);
     node = child;
   }
 }
 
 /** True when a leaf that is not the root has become too empty. */
 export function needsMending(tree: Tree, leaf: number): boolean {
-  return leaf !== tree.root && slabOf(tree, leaf).count[leaf & LOCAL_MASK]! < MIN_ENTRIES;
+  return leaf !== tree.root && countOf(tree, leaf) < MIN_ENTRIES;
 }

@@ -59,6 +59,21 @@ describe('node visits', () => {
     expect(millionUp.visits).toBeLessThan(64 * 1024 * 1.1);
   });
 
+  it('of a run of inserts or removals inside the tree are about one each, in either direction', () => {
+    for (const step of [1, -1]) {
+      const table = filled(2 ** 16);
+      const from = 2 ** 15 - step * 2 ** 12;
+      const each = (operate: (key: number) => void): number => {
+        table.visits = 0;
+        for (let i = 0; i < 2 ** 13; i++) operate(from + i * step);
+        return table.visits / 2 ** 13;
+      };
+      expect(each((key) => table.remove(key))).toBeLessThan(1.8);
+      expect(each((key) => table.insert(key, key + 1, 0, 0))).toBeLessThan(1.8);
+      checkInvariants(table);
+    }
+  });
+
   it('of removeRange are those of the dropped leaves, not of the intervals', () => {
     for (const count of [2 ** 10, 2 ** 14, 2 ** 17]) {
       const table = filled(count);

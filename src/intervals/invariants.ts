@@ -1,5 +1,5 @@
 // Checks the inner structure of a table; for tests only, O(n). It shares no search code with the table.
-import { NODE_CAPACITY, NONE } from './slab.ts';
+import { END, NODE_CAPACITY, NONE } from './slab.ts';
 import type { IntervalTable } from './table.ts';
 import {
   baseOf,
@@ -36,6 +36,8 @@ export function checkInvariants(table: IntervalTable): void {
   demand(seen.nodes === tree.nodes, `nodes is ${tree.nodes}, found ${seen.nodes}`);
   demand(tree.shared || tree.pool.used === seen.nodes, 'nodes have leaked');
   demand(tree.hint === NONE || seen.leaves.includes(tree.hint), 'the hint is no leaf');
+  demand(tree.hintIndex >= 0 && tree.hintIndex < NODE_CAPACITY, 'the hint is outside a leaf');
+  demand(tree.run === NONE || seen.leaves.includes(tree.run), 'the run is in no leaf');
   checkChain(tree, seen.leaves);
 }
 
@@ -59,6 +61,8 @@ function checkNode(tree: Tree, node: number, level: number, place: Place, seen: 
   for (let i = first + count; i < NODE_CAPACITY; i++)
     demand(keyAt(tree, node, i) === Infinity, 'an unused entry has a start');
   if (level === 0) {
+    const bounded = Math.max(tree.runLow, 0) >= place.low && tree.runHigh <= place.high;
+    demand(node !== tree.run || bounded, 'the run may leave its leaf');
     seen.leaves.push(node);
     seen.size += count;
     for (let i = first; i < first + count; i++) checkEntry(tree, node, i, place, seen);
@@ -76,7 +80,7 @@ function checkNode(tree: Tree, node: number, level: number, place: Place, seen: 
 
 function checkEntry(tree: Tree, leaf: number, index: number, place: Place, seen: Seen): void {
   const start = keyAt(tree, leaf, index);
-  const end = slabOf(tree, leaf).end[baseOf(leaf) + index]!;
+  const end = slabOf(tree, leaf).doubles[baseOf(leaf) + index + END]!;
   demand(start < end, `interval at ${start} is empty`);
   demand(start >= seen.lastEnd, `interval at ${start} overlaps or is out of order`);
   demand(start >= place.low && start < place.high, `interval at ${start} is in the wrong leaf`);

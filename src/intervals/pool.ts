@@ -1,6 +1,6 @@
 // The store of tree nodes: fixed slabs with free lists. It knows nothing of keys.
 // A table has a pool of its own unless one is given to it. Many small tables should share one: a table that holds one
-// interval then costs one node (1609 bytes) and no typed array of its own. Sharing has one duty: a table must be cleared
+// interval then costs one node (1616 bytes) and no typed array of its own. Sharing has one duty: a table must be cleared
 // before it is dropped, since the pool cannot see that its nodes are no longer reachable.
 // Growth: the first slab starts with one node and doubles to 32 nodes; after that whole slabs are added, nothing is
 // copied. Allocation takes the lowest slab that has room, so that slabs with high numbers run empty; an empty slab is

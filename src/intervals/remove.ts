@@ -2,32 +2,65 @@
 // A range drops whole leaves and subtrees, trims the two leaves at its ends, and then mends the two paths beside the
 // hole: O(log n + k / entries per leaf) node visits for k intervals.
 import { mendPath, needsMending } from './balance.ts';
-import { closeGap, removeEntries } from './entries.ts';
-import { childIndex, cuts, leafFor, rank, seek } from './search.ts';
-import { INDEX_MASK, NODE_SHIFT, NONE } from './slab.ts';
-import { childAt, countOf, firstOf, freeLeaf, freeNode, keyAt, limitOf, nextLeaf, startOf, type Tree } from './tree.ts';
+import * as entries from './entries.ts';
+import * as search from './search.ts';
+import * as layout from './slab.ts';
+import * as nodes from './tree.ts';
+import type { Tree } from './tree.ts';
 import { previousSlot } from './walk.ts';
+
+// Own constants are folded into the code, see search.ts.
+const { COUNT, FIRST, INDEX_MASK, NODE_SHIFT, NONE } = layout;
+const { baseOf, childAt, countOf, endOf, firstOf, freeLeaf, freeNode, keyAt } = nodes;
+const { limitOf, MIN_ENTRIES, nextLeaf, slabOf, startOf } = nodes;
+const { removeChildren, removeEntries } = entries;
+const { childIndex, cuts, rank, seek } = search;
 
 /** Removes the interval that starts at `start`; false when there is none. */
 export function removeOne(tree: Tree, start: number): boolean {
-  if (tree.root === NONE) return false;
-  const leaf = leafFor(tree, start);
-  const index = rank(tree, leaf, start) - 1;
-  if (index < firstOf(tree, leaf) || keyAt(tree, leaf, index) !== start) return false;
-  removeFromLeaf(tree, leaf, index, 1);
+  const slot = seek(tree, start);
+  if (slot === NONE || startOf(tree, slot) !== start) return false;
+  removeSlot(tree, slot);
   return true;
 }
 
 /** Removes the interval in a live slot. */
 export function removeSlot(tree: Tree, slot: number): void {
-  removeFromLeaf(tree, slot >> NODE_SHIFT, slot & INDEX_MASK, 1);
+  const leaf = slot >> NODE_SHIFT;
+  const index = slot & INDEX_MASK;
+  const { doubles, ints } = slabOf(tree, leaf);
+  const base = baseOf(leaf);
+  const first = ints[base * 2 + FIRST]!;
+  const count = ints[base * 2 + COUNT]!;
+  const front = index === first;
+  if (count <= MIN_ENTRIES || !(front || index === first + count - 1)) {
+    removeFromLeaf(tree, leaf, index, 1);
+    return;
+  }
+  // At an end of its leaf nothing moves. Nothing is called here but what is inlined.
+  doubles[base + index] = front ? -Infinity : Infinity;
+  if (front) ints[base * 2 + FIRST] = first + 1;
+  ints[base * 2 + COUNT] = count - 1;
+  tree.hintIndex = index;
+  tree.size--;
 }
 
 /** Removes the intervals inside [start, end). Returns how many, or -1, with nothing removed, when an end cuts one. */
 export function removeRange(tree: Tree, start: number, end: number): number {
-  if (cuts(tree, start) || cuts(tree, end)) return -1;
   const slot = seek(tree, start);
-  if (slot === NONE || startOf(tree, slot) >= end) return 0;
+  if (slot === NONE) return 0;
+  const first = startOf(tree, slot);
+  if (first < start) return -1;
+  if (first >= end) return 0;
+  if (endOf(tree, slot) === end) {
+    removeSlot(tree, slot);
+    return 1;
+  }
+  return cuts(tree, end) ? -1 : removeFrom(tree, slot, start, end);
+}
+
+/** Removes the intervals inside [start, end), the first of which is in `slot`; returns how many. */
+function removeFrom(tree: Tree, slot: number, start: number, end: number): number {
   const leaf = slot >> NODE_SHIFT;
   const index = slot & INDEX_MASK;
   const limit = rank(tree, leaf, end - 1);
@@ -52,6 +85,7 @@ export function removeAll(tree: Tree): void {
   tree.firstLeaf = NONE;
   tree.lastLeaf = NONE;
   tree.hint = NONE;
+  tree.run = NONE;
   tree.height = 0;
   tree.size = 0;
   tree.nodes = 0;
@@ -60,6 +94,8 @@ export function removeAll(tree: Tree): void {
 function removeFromLeaf(tree: Tree, leaf: number, index: number, width: number): void {
   const key = keyAt(tree, leaf, index);
   removeEntries(tree, leaf, index, width);
+  // What follows is found at the same index when it moved down, else at the next one.
+  tree.hintIndex = index;
   tree.size -= width;
   if (tree.size === 0) fell(tree);
   else if (needsMending(tree, leaf)) mendPath(tree, key);
@@ -100,7 +136,7 @@ function trim(tree: Tree, node: number, level: number, start: number, end: numbe
   let to = Math.max(right, from);
   if (right > left && freeIfEmpty(tree, childAt(tree, node, right), level - 1)) to++;
   if (freeIfEmpty(tree, childAt(tree, node, left), level - 1)) from--;
-  if (to > from) closeGap(tree, node, from, to - from);
+  if (to > from) removeChildren(tree, node, from, to - from);
   return removed;
 }
 

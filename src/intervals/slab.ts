@@ -1,6 +1,8 @@
-// One slab: the columns of up to 32 tree nodes in a single buffer. It knows the layout, not the tree.
-// A node is 64 consecutive entries. In a leaf an entry is an interval [start, end) with its value and flags;
-// in an inner node `start` is the separator (lower bound of every start below the child) and `value` the child.
+// One slab: up to 32 tree nodes in a single buffer. It knows the layout, not the tree.
+// A node is one stretch of memory: the starts of its 64 entries, their ends, their values, their flags, then links and
+// counts. A search touches one page of memory that way: with a column per slab a random seek in 1 Mi intervals took 760 ns.
+// In a leaf an entry is an interval [start, end) with its value and flags; in an inner node `start` is the separator (lower
+// bound of every start below the child) and `value` the child.
 // Node ids and slots are pool-wide: slot = node * 64 + index, and the slab is the slot's upper bits.
 
 /** No slot, no node. */
@@ -22,57 +24,53 @@ export const LOCAL_MASK = SLAB_NODES - 1;
 
 /** Right shift from a slot to its slab's index. */
 export const SLOT_SHIFT = NODE_SHIFT + SLAB_SHIFT;
-/** Selects the entry inside its slab from a slot. */
-export const SLOT_MASK = (1 << SLOT_SHIFT) - 1;
 
-/** Bytes of one node: three doubles and one byte an entry, two links, two counts. */
-export const NODE_BYTES = NODE_CAPACITY * 25 + 10;
+/** Doubles of one node: three columns, 64 flag bytes, two links and two counts of 32 bits. */
+export const NODE_DOUBLES = NODE_CAPACITY * 3 + NODE_CAPACITY / 8 + 2;
+/** Bytes of one node. */
+export const NODE_BYTES = NODE_DOUBLES * 8;
 
-/** Columns of `capacity` nodes, all views of one buffer, and the free list of these nodes. */
+/** Offset of the ends and of the values in a node, in doubles; the starts stand at its beginning. */
+export const END = NODE_CAPACITY;
+export const VALUE = NODE_CAPACITY * 2;
+/** Offset of the flags in a node, in bytes. */
+export const FLAGS = NODE_CAPACITY * 24;
+/** Offsets of the integers in a node, in units of 32 bits. Next leaf in key order; for a free node the next free node's index. */
+export const NEXT = NODE_CAPACITY * 6 + NODE_CAPACITY / 4;
+/** Leaf before in key order. */
+export const PREVIOUS = NEXT + 1;
+/** Entries in use. */
+export const COUNT = NEXT + 2;
+/** Leaves: index of the first entry in use, behind entries that were removed or kept free at the front; their start is -Infinity. */
+export const FIRST = NEXT + 3;
+
+/** `capacity` nodes in one buffer, and the free list of these nodes. */
 export class Slab {
   /** Nodes that the slab has room for, 1 to {@link SLAB_NODES}. */
   readonly capacity: number;
-  readonly start: Float64Array;
-  readonly end: Float64Array;
-  readonly value: Float64Array;
-  /** Next leaf in key order; for a free node the next free node's index in this slab. */
-  readonly next: Int32Array;
-  readonly previous: Int32Array;
-  readonly flags: Uint8Array;
-  /** Entries in use of each node. */
-  readonly count: Uint8Array;
-  /** Leaves: entries that were removed from the front; their start is -Infinity. Entries in use follow. */
-  readonly first: Uint8Array;
+  /** Starts, ends and values: NODE_DOUBLES a node. */
+  readonly doubles: Float64Array;
+  /** Links and counts, on the same buffer. */
+  readonly ints: Int32Array;
+  /** Flags, on the same buffer. */
+  readonly bytes: Uint8Array;
   /** Nodes in use. */
   used = 0;
   #free = NONE;
   #untouched = 0;
 
   constructor(capacity: number) {
-    const entries = capacity << NODE_SHIFT;
     const buffer = new ArrayBuffer(capacity * NODE_BYTES);
     this.capacity = capacity;
-    this.start = new Float64Array(buffer, 0, entries);
-    this.end = new Float64Array(buffer, entries * 8, entries);
-    this.value = new Float64Array(buffer, entries * 16, entries);
-    this.next = new Int32Array(buffer, entries * 24, capacity);
-    this.previous = new Int32Array(buffer, entries * 24 + capacity * 4, capacity);
-    this.flags = new Uint8Array(buffer, entries * 24 + capacity * 8, entries);
-    this.count = new Uint8Array(buffer, entries * 25 + capacity * 8, capacity);
-    this.first = new Uint8Array(buffer, entries * 25 + capacity * 9, capacity);
+    this.doubles = new Float64Array(buffer);
+    this.ints = new Int32Array(buffer);
+    this.bytes = new Uint8Array(buffer);
   }
 
   /** A slab of `capacity` nodes, more than this one has, with the same contents at the same indices. */
   grown(capacity: number): Slab {
     const to = new Slab(capacity);
-    to.start.set(this.start);
-    to.end.set(this.end);
-    to.value.set(this.value);
-    to.next.set(this.next);
-    to.previous.set(this.previous);
-    to.flags.set(this.flags);
-    to.count.set(this.count);
-    to.first.set(this.first);
+    to.bytes.set(this.bytes);
     to.used = this.used;
     to.#free = this.#free;
     to.#untouched = this.#untouched;
@@ -83,20 +81,21 @@ export class Slab {
   take(): number {
     let local = this.#free;
     if (local === NONE) local = this.#untouched++;
-    else this.#free = this.next[local]!;
+    else this.#free = this.ints[local * NODE_DOUBLES * 2 + NEXT]!;
     this.used++;
-    this.count[local] = 0;
-    this.first[local] = 0;
-    this.start.fill(Infinity, local << NODE_SHIFT, (local + 1) << NODE_SHIFT);
-    this.next[local] = NONE;
-    this.previous[local] = NONE;
+    const base = local * NODE_DOUBLES;
+    for (let i = base; i < base + NODE_CAPACITY; i++) this.doubles[i] = Infinity;
+    this.ints[base * 2 + NEXT] = NONE;
+    this.ints[base * 2 + PREVIOUS] = NONE;
+    this.ints[base * 2 + COUNT] = 0;
+    this.ints[base * 2 + FIRST] = 0;
     return local;
   }
 
   /** Gives the node at index `local` of this slab back. */
   give(local: number): void {
-    this.count[local] = 0;
-    this.next[local] = this.#free;
+    this.ints[local * NODE_DOUBLES * 2 + COUNT] = 0;
+    this.ints[local * NODE_DOUBLES * 2 + NEXT] = this.#free;
     this.#free = local;
     this.used--;
   }

@@ -50,6 +50,11 @@ function entryAt(table: IntervalTable, slot: number): Entry {
   return { ...entry, value: table.valueAt(slot), flags: table.flagsAt(slot) };
 }
 
+/** What the run test puts at a key. */
+function entryOf(key: number): Entry {
+  return { start: key, end: key + 1, value: key * 3, flags: key & 255 };
+}
+
 function forward(table: IntervalTable): Entry[] {
   const found: Entry[] = [];
   for (let slot = table.first(); slot !== NONE; slot = table.next(slot)) found.push(entryAt(table, slot));
@@ -169,6 +174,76 @@ describe('IntervalTable against a sorted array', () => {
       expect(table.size).toBe(0);
       expect(table.first()).toBe(NONE);
       expect(table.last()).toBe(NONE);
+    }
+  });
+
+  it('agrees while runs grow upwards and downwards at several places and others are drained', () => {
+    for (const seed of [1, 2, 3, 4]) {
+      const below = random(seed);
+      const table = new IntervalTable();
+      const taken = new Set<number>();
+      const insert = (key: number): void => {
+        expect(table.insert(key, key + 1, key * 3, key & 255)).toBe(!taken.has(key));
+        taken.add(key);
+      };
+      const remove = (key: number): void => expect(table.remove(key)).toBe(taken.delete(key));
+      // Spread out first, so that runs begin inside the tree, between separators of many leaves.
+      for (let i = 0; i < 600; i++) insert(below(60_000));
+      for (let round = 0; round < 120; round++) {
+        const step = below(2) === 0 ? 1 : -1;
+        const drain = below(3) === 0;
+        let key = below(60_000);
+        for (let left = 1 + below(200); left > 0 && key >= 0; left--, key += step * (1 + below(2))) {
+          if (drain) remove(key);
+          else insert(key);
+          // Another place is looked at, or changed, in the middle of a run.
+          if (below(40) === 0) table.seek(below(60_000));
+          if (below(60) === 0) insert(below(60_000));
+          if (below(60) === 0) remove(below(60_000));
+        }
+        if (below(5) === 0) {
+          const from = below(60_000);
+          for (const one of [...taken]) if (one >= from && one < from + 900) taken.delete(one);
+          table.removeRange(from, from + 900);
+        }
+        checkInvariants(table);
+      }
+      const keys = [...taken].sort((a, b) => a - b);
+      expect(forward(table)).toEqual(keys.map((key) => entryOf(key)));
+      expect(backward(table)).toEqual(keys.map((key) => entryOf(key)));
+      for (const key of keys) expect(table.startAt(table.find(key))).toBe(key);
+    }
+  });
+
+  it('refuses what overlaps the neighbour in the next leaf, and in the one before, while a run goes on', () => {
+    const table = new IntervalTable();
+    for (let i = 0; i < NODE_CAPACITY * 4; i++) table.insert(i * 10, i * 10 + 2, i, 0);
+    const edge = NODE_CAPACITY * 10; // first start of the second leaf
+    expect(table.insert(edge - 8, edge - 6, 0, 0)).toBe(true);
+    expect(table.insert(edge - 6, edge + 1, 0, 0)).toBe(false);
+    expect(table.insert(edge - 6, edge, 0, 0)).toBe(true);
+    const late = NODE_CAPACITY * 2 * 10;
+    expect(table.insert(late - 2, late, 0, 0)).toBe(true);
+    expect(table.insert(late - 9, late - 2, 0, 0)).toBe(false);
+    expect(table.insert(late - 8, late - 2, 0, 0)).toBe(true);
+    checkInvariants(table);
+  });
+
+  it('keeps a run inside its leaf when what stood behind it is gone', () => {
+    for (const down of [false, true]) {
+      const table = new IntervalTable();
+      for (let i = 0; i < NODE_CAPACITY * 6; i++) table.insert(i * 10, i * 10 + 1, i, 0);
+      const place = down ? NODE_CAPACITY * 3 * 10 - 1 : NODE_CAPACITY * 3 * 10 - 9;
+      table.insert(place, place + 1, 0, 0);
+      // The leaf behind (before) the run loses the entries next to it: the bound between the two stays.
+      for (let i = 0; i < 30; i++) table.remove((NODE_CAPACITY * 3 + (down ? -1 - i : i)) * 10);
+      for (let i = 1; i < 250; i++) {
+        const key = down ? place - i : place + i;
+        if (table.isFree(key, key + 1)) expect(table.insert(key, key + 1, key, 1)).toBe(true);
+        expect(table.find(key)).not.toBe(NONE);
+      }
+      checkInvariants(table);
+      for (let i = 1; i < 250; i++) expect(table.isFree(down ? place - i : place + i, place + 250)).toBe(false);
     }
   });
 

@@ -5,23 +5,34 @@
 // O(log n) nodes; removeRange O(log n + k / 24) for k intervals, clear O(1) (with a shared pool O(n / 24)).
 // A slot is a number that stays valid until the next insert, remove, removeRange or clear of this table.
 import { checkInteger } from '../base/check.ts';
-import { insert } from './insert.ts';
+import * as insertion from './insert.ts';
 import { NodePool } from './pool.ts';
-import { removeAll, removeOne, removeRange, removeSlot } from './remove.ts';
-import { cuts, find, isFree, seek } from './search.ts';
-import { NODE_BYTES, NONE, SLOT_MASK, SLOT_SHIFT, type Slab } from './slab.ts';
-import { Tree } from './tree.ts';
-import { firstSlot, lastSlot, nextSlot, previousSlot } from './walk.ts';
+import * as removal from './remove.ts';
+import * as search from './search.ts';
+import * as layout from './slab.ts';
+import type { Slab } from './slab.ts';
+import * as nodes from './tree.ts';
+import * as walk from './walk.ts';
 
-export { NodePool, NONE };
+export { NodePool };
+export { NONE } from './slab.ts';
 
 /** Largest key that may be the (exclusive) end of an interval. */
 export const KEY_LIMIT = 2 ** 53;
 
+// Own constants are folded into the code, see search.ts; an exported one is not its own any more.
+const LIMIT = KEY_LIMIT;
+const { END, NODE_BYTES, SLOT_SHIFT, VALUE } = layout;
+const { flagsPlaceOf, placeOf, Tree } = nodes;
+const { insert } = insertion;
+const { removeAll, removeOne, removeRange, removeSlot } = removal;
+const { cuts, find, isFree, seek } = search;
+const { firstSlot, lastSlot, nextSlot, previousSlot } = walk;
+
 /** An ordered set of disjoint intervals, each with a number and eight flag bits. */
 export class IntervalTable {
   /** The tree behind the table, for the invariant checker; not for other use. */
-  readonly tree: Tree;
+  readonly tree: nodes.Tree;
 
   /**
    * An empty table. With `pool` it takes its nodes from there, which suits many small tables; it must then be cleared
@@ -57,7 +68,7 @@ export class IntervalTable {
    * @throws RangeError when `key` is outside [0, 2^53], both inclusive.
    */
   seek(key: number): number {
-    if (!(key >= 0 && key <= KEY_LIMIT)) refuseKey('key', key);
+    if (!(key >= 0 && key <= LIMIT)) refuseKey('key', key);
     return seek(this.tree, key);
   }
 
@@ -66,7 +77,7 @@ export class IntervalTable {
    * @throws RangeError when `key` is outside [0, 2^53], both inclusive.
    */
   find(key: number): number {
-    if (!(key >= 0 && key <= KEY_LIMIT)) refuseKey('key', key);
+    if (!(key >= 0 && key <= LIMIT)) refuseKey('key', key);
     return find(this.tree, key);
   }
 
@@ -100,22 +111,22 @@ export class IntervalTable {
 
   /** First key of the interval; throws a RangeError when `slot` is NONE or in no memory of the table. */
   startAt(slot: number): number {
-    return this.#slab(slot).start[slot & SLOT_MASK]!;
+    return this.#slab(slot).doubles[placeOf(slot)]!;
   }
 
   /** Key after the last one of the interval; throws a RangeError when `slot` is NONE or in no memory of the table. */
   endAt(slot: number): number {
-    return this.#slab(slot).end[slot & SLOT_MASK]!;
+    return this.#slab(slot).doubles[placeOf(slot) + END]!;
   }
 
   /** Value of the interval; throws a RangeError when `slot` is NONE or in no memory of the table. */
   valueAt(slot: number): number {
-    return this.#slab(slot).value[slot & SLOT_MASK]!;
+    return this.#slab(slot).doubles[placeOf(slot) + VALUE]!;
   }
 
   /** Flags of the interval, 0 to 255; throws a RangeError when `slot` is NONE or in no memory of the table. */
   flagsAt(slot: number): number {
-    return this.#slab(slot).flags[slot & SLOT_MASK]!;
+    return this.#slab(slot).bytes[flagsPlaceOf(slot)]!;
   }
 
   /**
@@ -125,7 +136,7 @@ export class IntervalTable {
   setValue(slot: number, value: number): void {
     const slab = this.#slab(slot);
     checkValue(value);
-    slab.value[slot & SLOT_MASK] = value;
+    slab.doubles[placeOf(slot) + VALUE] = value;
   }
 
   /**
@@ -135,7 +146,7 @@ export class IntervalTable {
   setFlags(slot: number, flags: number): void {
     const slab = this.#slab(slot);
     checkFlags(flags);
-    slab.flags[slot & SLOT_MASK] = flags;
+    slab.bytes[flagsPlaceOf(slot)] = flags;
   }
 
   /**
@@ -179,7 +190,7 @@ export class IntervalTable {
    * @throws RangeError when `start` is outside [0, 2^53], both inclusive.
    */
   remove(start: number): boolean {
-    if (!(start >= 0 && start <= KEY_LIMIT)) refuseKey('start', start);
+    if (!(start >= 0 && start <= LIMIT)) refuseKey('start', start);
     return removeOne(this.tree, start);
   }
 
@@ -205,19 +216,19 @@ export class IntervalTable {
 }
 
 function refuseKey(name: string, key: number): never {
-  checkInteger(name, key, 0, KEY_LIMIT);
+  checkInteger(name, key, 0, LIMIT);
   throw new RangeError(`${name} is out of range`);
 }
 
 function checkBounds(start: number, end: number): void {
-  if (start >= 0 && start <= end && end <= KEY_LIMIT && Math.floor(start) === start && Math.floor(end) === end) return;
-  checkInteger('start', start, 0, KEY_LIMIT);
-  checkInteger('end', end, start, KEY_LIMIT);
+  if (start >= 0 && start <= end && end <= LIMIT && Math.floor(start) === start && Math.floor(end) === end) return;
+  checkInteger('start', start, 0, LIMIT);
+  checkInteger('end', end, start, LIMIT);
 }
 
 function checkValue(value: number): void {
-  if (Math.floor(value) === value && value >= -KEY_LIMIT && value <= KEY_LIMIT) return;
-  checkInteger('value', value, -KEY_LIMIT, KEY_LIMIT);
+  if (Math.floor(value) === value && value >= -LIMIT && value <= LIMIT) return;
+  checkInteger('value', value, -LIMIT, LIMIT);
 }
 
 function checkFlags(flags: number): void {

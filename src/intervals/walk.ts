@@ -1,6 +1,11 @@
 // Steps from slot to slot in key order. A slot is valid until the next insert, remove or clear.
-import { INDEX_MASK, NODE_SHIFT, NONE } from './slab.ts';
-import { firstOf, limitOf, nextLeaf, previousLeaf, type Tree } from './tree.ts';
+import * as layout from './slab.ts';
+import * as nodes from './tree.ts';
+import type { Tree } from './tree.ts';
+
+// Own constants are folded into the code, see search.ts.
+const { INDEX_MASK, NODE_SHIFT, NONE } = layout;
+const { firstOf, limitOf, nextLeaf, previousLeaf } = nodes;
 
 /** Slot of the first interval, or NONE. */
 export function firstSlot(tree: Tree): number {

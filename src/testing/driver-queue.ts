@@ -3,6 +3,7 @@
 // checks everything and allocates; addFast/next costs well under a microsecond and is meant for millions of requests.
 import type { GuestMemory } from '../virtio/memory.ts';
 import type { CompletedChain, DescriptorPlan, DriverRequest } from './driver-request.ts';
+import type { BufferPlace, DriverVirtqueue } from './driver-virtqueue.ts';
 import { hex } from '../base/check.ts';
 import { Descriptor, DescriptorFlag, needEvent, Ring, RingEntry, RingFlag } from '../virtio/ring-layout.ts';
 import { BufferArea } from './buffer-area.ts';
@@ -48,7 +49,7 @@ interface Outstanding {
 const Slot = { idle: 0, formatted: 1, busy: 2 } as const;
 
 /** Driver side of one split ring. */
-export class DriverQueue extends DriverRing {
+export class DriverQueue extends DriverRing implements DriverVirtqueue {
   readonly #eventIdx: boolean;
   readonly #direct: boolean;
   readonly #area: BufferArea;
@@ -233,6 +234,11 @@ export class DriverQueue extends DriverRing {
     return head;
   }
 
+  /** True when the device has used a chain that is not collected yet. */
+  get hasUsed(): boolean {
+    return this.usedIndex !== this.#collected;
+  }
+
   /** Length of the used entry that {@link DriverQueue.next} returned last. */
   get usedLength(): number {
     return this.#usedLength;
@@ -254,6 +260,12 @@ export class DriverQueue extends DriverRing {
   tableOf(head: number): bigint | undefined {
     const table = this.#outstandingOf(head).table;
     return table === undefined ? undefined : BigInt(table.addr);
+  }
+
+  /** Buffers of an outstanding chain of add(), in chain order. */
+  buffersOf(head: number): readonly BufferPlace[] {
+    const { placed } = this.#outstandingOf(head);
+    return placed.map(({ addr, bytes, writable }) => ({ gpa: addr, bytes: bytes.length, writable }));
   }
 
   #outstandingOf(head: number): Outstanding {

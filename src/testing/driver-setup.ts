@@ -2,6 +2,7 @@
 // Values are those of Linux (drivers/iommu/virtio-iommu.c, 6.1 to 7.2). Ranges have INCLUSIVE ends, as on the wire.
 import type { AddressRange } from '../base/ranges.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
+import type { Virtqueue } from '../virtio/virtqueue.ts';
 import { U32_MAX, U64_MAX, hex } from '../base/check.ts';
 import { Feature, Status } from '../virtio/features.ts';
 import {
@@ -25,9 +26,11 @@ export type DriverDevice = Pick<
   | 'writeConfig'
   | 'setupQueue'
   | 'enableQueue'
-  | 'queue'
   | 'notify'
->;
+> & {
+  /** What the device offers of a queue. */
+  queue(index: number): Pick<Virtqueue, 'maxSize'>;
+};
 
 /** Features that Linux accepts when they are offered: never BYPASS (3). */
 export const LINUX_DRIVER_FEATURES: bigint = [

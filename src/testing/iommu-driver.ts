@@ -79,7 +79,8 @@ export class IommuDriver {
       return checkInteger(name, value ?? maxSize, 1, maxSize);
     };
     checkBigint('base', base, 0n, U64_MAX);
-    checkBigint('features', features ?? LINUX_DRIVER_FEATURES, 0n, U64_MAX);
+    if ((checkBigint('features', features ?? LINUX_DRIVER_FEATURES, 0n, U64_MAX) & Feature.ringPacked) !== 0n)
+      throw new RangeError('features must not hold RING_PACKED: the rings of this driver are split');
     this.#options = options;
     this.#device = device;
     this.#sizes = [

@@ -40,7 +40,8 @@ export const MAX_L2_BYTES = { paged4k: 0x10_0000_0000n, other: 0x100_0000_0000n 
 /** Low L1 memory, in bytes, that stays with L1's kernel and its driver rings: L2 pages never lie there. */
 export const L1_OWN_BYTES = 0x400_0000n;
 
-const PATTERNS: readonly L2Pattern[] = ['contiguous', 'mix90', 'mix75', 'mean8', 'scattered'];
+/** All patterns. */
+export const L2_PATTERNS: readonly L2Pattern[] = ['contiguous', 'mix90', 'mix75', 'mean8', 'scattered'];
 const PAGE_SIZES: readonly L2PageSize[] = ['4k', '2m'];
 const PAGES_PER_2M = 512;
 
@@ -118,7 +119,7 @@ export class L2Layout {
  */
 export function l2Layout(options: L2LayoutOptions): L2Layout {
   checkOptions('options', options, ['bytes', 'pattern', 'page', 'seed']);
-  const pattern = checkOneOf('pattern', options.pattern, PATTERNS);
+  const pattern = checkOneOf('pattern', options.pattern, L2_PATTERNS);
   const page = checkOneOf('page', options.page, PAGE_SIZES);
   const seed = checkInteger('seed', options.seed ?? 1, 0, U32_MAX);
   if (page !== '4k' && pattern !== 'contiguous' && pattern !== 'scattered') {

@@ -6,12 +6,15 @@ import type { RingMemory } from './memory-types.ts';
 /** A chain starts with room for this many segments per direction and grows by doubling, up to twice the queue size. */
 const INITIAL_SEGMENTS = 8;
 
-/** Segments of one direction, in chain order, with a cursor so that reading on costs no walk from the start. */
+/**
+ * Segments of one direction, in chain order, with a cursor so that reading on costs no walk from the start.
+ * [2.7.4.1] D-RING-2: MUST NOT assume an arrangement of descriptors: only offsets within the whole part count.
+ */
 class SegmentList {
   count = 0;
   total = 0;
-  #addr = new Float64Array(INITIAL_SEGMENTS);
-  #length = new Float64Array(INITIAL_SEGMENTS);
+  addr = new Float64Array(INITIAL_SEGMENTS);
+  length = new Float64Array(INITIAL_SEGMENTS);
   #cursor = 0;
   #cursorStart = 0;
 
@@ -22,14 +25,6 @@ class SegmentList {
     this.#cursorStart = 0;
   }
 
-  append(addr: number, length: number): void {
-    if (this.count === this.#addr.length) this.#grow();
-    this.#addr[this.count] = addr;
-    this.#length[this.count] = length;
-    this.count++;
-    this.total += length;
-  }
-
   /** Moves `length` bytes between `bytes[0..]` and the part from `at` on; the caller has checked at + length <= total. */
   transfer(memory: RingMemory, at: number, bytes: Uint8Array, length: number, write: boolean): number {
     this.#seek(at);
@@ -37,8 +32,8 @@ class SegmentList {
     let skip = at - this.#cursorStart;
     let done = 0;
     while (done < length) {
-      const piece = Math.min(length - done, this.#length[segment]! - skip);
-      const gpa = this.#addr[segment]! + skip;
+      const piece = Math.min(length - done, this.length[segment]! - skip);
+      const gpa = this.addr[segment]! + skip;
       const ok = write ? memory.write(gpa, bytes, done, piece) : memory.read(gpa, bytes, done, piece);
       if (!ok) return done;
       done += piece;
@@ -48,15 +43,21 @@ class SegmentList {
     return done;
   }
 
-  readWords(memory: RingMemory, words: Uint32Array, length: number): boolean {
-    return this.#length[0]! >= length && memory.readWords(this.#addr[0]!, words, length >>> 2);
-  }
-
-  /** Address of byte `at` when `length` bytes from there on lie in one segment, else -1. */
+  /** Address of byte `at` when `length` bytes from there on lie in one segment, else -1; at + length <= total. */
   addressOf(at: number, length: number): number {
+    if (at + length <= this.length[0]!) return this.addr[0]! + at;
     this.#seek(at);
     const skip = at - this.#cursorStart;
-    return skip + length <= this.#length[this.#cursor]! ? this.#addr[this.#cursor]! + skip : -1;
+    return skip + length <= this.length[this.#cursor]! ? this.addr[this.#cursor]! + skip : -1;
+  }
+
+  /** Doubles the room. */
+  grow(): void {
+    const { addr, length } = this;
+    this.addr = new Float64Array(addr.length * 2);
+    this.length = new Float64Array(addr.length * 2);
+    this.addr.set(addr);
+    this.length.set(length);
   }
 
   #seek(at: number): void {
@@ -64,19 +65,10 @@ class SegmentList {
       this.#cursor = 0;
       this.#cursorStart = 0;
     }
-    while (this.#cursor < this.count - 1 && at >= this.#cursorStart + this.#length[this.#cursor]!) {
-      this.#cursorStart += this.#length[this.#cursor]!;
+    while (this.#cursor < this.count - 1 && at >= this.#cursorStart + this.length[this.#cursor]!) {
+      this.#cursorStart += this.length[this.#cursor]!;
       this.#cursor++;
     }
-  }
-
-  #grow(): void {
-    const addr = new Float64Array(this.#addr.length * 2);
-    const length = new Float64Array(this.#addr.length * 2);
-    addr.set(this.#addr);
-    length.set(this.#length);
-    this.#addr = addr;
-    this.#length = length;
   }
 }
 
@@ -126,12 +118,25 @@ export class DescriptorChain {
   appendReadable(addr: number, length: number): void {
     // [2.7.4.2] driver MUST place device-writable descriptors after the device-readable ones.
     if (this.#writable.count > 0) this.malformed = true;
-    this.#readable.append(addr, length);
+    const list = this.#readable;
+    const i = list.count;
+    if (i === list.addr.length) list.grow();
+    list.addr[i] = addr;
+    list.length[i] = length;
+    list.count = i + 1;
+    list.total += length;
   }
 
   /** Appends a device-writable buffer that the queue has checked, `length` > 0; for queue implementations. */
   appendWritable(addr: number, length: number): void {
-    this.#writable.append(addr, length);
+    // Not shared with the above: a call that is not inlined makes an object of an address above 2^31.
+    const list = this.#writable;
+    const i = list.count;
+    if (i === list.addr.length) list.grow();
+    list.addr[i] = addr;
+    list.length[i] = length;
+    list.count = i + 1;
+    list.total += length;
   }
 
   /**
@@ -144,9 +149,12 @@ export class DescriptorChain {
     return at >= 0 && bytes > 0 ? this.#readable.transfer(this.#memory, at, into, bytes, false) : 0;
   }
 
-  /** As copyReadable from the start, whole words into `words`; false, with nothing read, when it must be done byte by byte. */
-  copyWords(words: Uint32Array, length: number): boolean {
-    return (length & 3) === 0 && this.#readable.readWords(this.#memory, words, length);
+  /**
+   * Guest-physical address of the first `length` bytes of the readable part, for one who reads them in place at once; -1
+   * when they lie in several descriptors or there are not as many. The queue has checked that they are RAM.
+   */
+  readableAddress(length: number): number {
+    return length > 0 && length <= this.#readable.total ? this.#readable.addressOf(0, length) : -1;
   }
 
   /**
@@ -160,7 +168,7 @@ export class DescriptorChain {
 
   /**
    * Writes `bytes[0..length)` at offset `at` of the writable part; returns `length`, or 0 with nothing written when it does
-   * not fit wholly. Fewer when memory went away since the pop.
+   * not fit wholly. Fewer when memory went away since the pop. D-RING-1: device-readable memory is out of reach.
    * @throws RangeError when `bytes` is shorter than `length`.
    */
   write(at: number, bytes: Uint8Array, length: number): number {

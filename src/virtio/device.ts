@@ -7,25 +7,27 @@
 // is remembered once per queue. Nested resets inside `model.reset` do not call it again.
 import type { ConfigWidth } from './config-access.ts';
 import type { VirtioDeviceModel } from './device-model.ts';
+import type { DeviceQueue } from './device-queues.ts';
 import type { RingMemory } from './memory-types.ts';
 import type { QueueSetup } from './split-queue.ts';
 import type { Virtqueue } from './virtqueue.ts';
 import { hex } from '../base/check.ts';
 import { ConfigAccess } from './config-access.ts';
+import { DeviceQueues } from './device-queues.ts';
 import { DEVICE_FEATURE_MASK, Feature, Status } from './features.ts';
-import { SplitQueue } from './split-queue.ts';
 
 export type { ConfigWidth } from './config-access.ts';
 export type { VirtioDeviceModel } from './device-model.ts';
 export type { QueueSetup } from './split-queue.ts';
 
 /** Ring features that a device can offer beside VERSION_1. */
-export type RingFeatureName = 'indirect' | 'eventIdx' | 'ringReset';
+export type RingFeatureName = 'indirect' | 'eventIdx' | 'ringReset' | 'packed';
 
 const RING_FEATURES: Readonly<Partial<Record<RingFeatureName, bigint>>> = {
   indirect: Feature.indirectDesc,
   eventIdx: Feature.eventIdx,
   ringReset: Feature.ringReset,
+  packed: Feature.ringPacked,
 };
 
 /** Status bits that a driver may set; NEEDS_RESET belongs to the device. */
@@ -37,8 +39,18 @@ export interface VirtioDeviceOptions {
   readonly memory: RingMemory;
   /** Interrupt towards the driver: for a used buffer of a queue, for a change of configuration. */
   readonly interrupt: { queue(index: number): void; config(): void };
-  /** Ring features offered beside VERSION_1; default all: `['indirect', 'eventIdx', 'ringReset']`. */
+  /** Ring features offered beside VERSION_1; default `['indirect', 'eventIdx', 'ringReset']`, all but `'packed'`. */
   readonly ringFeatures?: readonly RingFeatureName[];
+}
+
+/** What a register model (PCI, MMIO) wants to hear of the device behind it; see {@link VirtioDevice.connect}. */
+export interface TransportPort {
+  /** Interrupt for a used buffer of a queue. */
+  queue(index: number): void;
+  /** Interrupt for a change of configuration. */
+  config(): void;
+  /** The device was reset, by the driver or by the embedder: registers go back to what they are after a reset. */
+  reset(): void;
 }
 
 const IDLE_SETUP: QueueSetup = { size: 0, desc: 0n, avail: 0n, used: 0n };
@@ -48,9 +60,12 @@ export class VirtioDevice {
   /** Feature bits that the device offers. */
   readonly offeredFeatures: bigint;
   readonly #model: VirtioDeviceModel;
-  readonly #interrupt: VirtioDeviceOptions['interrupt'];
   readonly #config: ConfigAccess;
-  readonly #queues: readonly SplitQueue[];
+  readonly #rings: DeviceQueues;
+  /** The queues of the ring format that is negotiated; split until then. */
+  #queues: readonly DeviceQueue[];
+  #port: TransportPort;
+  #connected = false;
   readonly #setups: QueueSetup[];
   readonly #enabled: boolean[];
   readonly #kicked: boolean[];
@@ -69,13 +84,52 @@ export class VirtioDevice {
       throw new RangeError(`model.deviceFeatures must be in bits 0..23 and 50..63, got ${hex(model.deviceFeatures)}`);
     }
     this.#model = model;
-    this.#interrupt = options.interrupt;
+    const { interrupt } = options;
+    this.#port = {
+      queue: (index) => interrupt.queue(index),
+      config: () => interrupt.config(),
+      reset: () => undefined,
+    };
     this.offeredFeatures = offered(model.deviceFeatures, options.ringFeatures ?? ['indirect', 'eventIdx', 'ringReset']);
     this.#config = new ConfigAccess(model);
-    this.#queues = model.queueMaxSizes.map((size, index) => new SplitQueue(index, size, options.memory));
+    this.#rings = new DeviceQueues(model.queueMaxSizes, options.memory);
+    this.#queues = this.#rings.split;
     this.#setups = this.#queues.map(() => IDLE_SETUP);
     this.#enabled = this.#queues.map(() => false);
     this.#kicked = this.#queues.map(() => false);
+  }
+
+  /** Virtio device id. */
+  get deviceId(): number {
+    return this.#model.deviceId;
+  }
+
+  /** Bytes of the device-specific configuration space. */
+  get configLength(): number {
+    return this.#model.configLength;
+  }
+
+  /**
+   * Hands interrupts to a register model, in place of `options.interrupt`, and tells it of resets.
+   * @throws Error when a register model is connected already.
+   */
+  connect(port: TransportPort): void {
+    if (this.#connected) throw new Error('the device has a transport already');
+    this.#connected = true;
+    this.#port = port;
+  }
+
+  /**
+   * Whether the device may access guest memory of its own accord (PCI: bus master). While it may not, a DRIVER_OK and kicks
+   * are remembered, `pop` finds every queue empty and nothing is armed; chains taken before are still given back. When it
+   * may again, all enabled queues are looked at. True from the beginning.
+   */
+  setDmaAllowed(allowed: boolean): void {
+    if (this.#rings.gate.open === allowed) return;
+    this.#rings.gate.open = allowed;
+    if (!allowed) return;
+    if (this.#live()) this.#enabled.forEach((enabled, index) => (this.#kicked[index] = enabled));
+    this.#runModel();
   }
 
   /** Number of queues. */
@@ -113,6 +167,7 @@ export class VirtioDevice {
     this.#status |= added & ~(Status.featuresOk | Status.driverOk);
     if ((added & Status.featuresOk) !== 0 && this.#featuresAcceptable() && epoch === this.#epoch) {
       this.#status |= Status.featuresOk;
+      if ((this.#driverFeatures & Feature.ringPacked) !== 0n) this.#queues = this.#rings.packed();
     }
     if (epoch !== this.#epoch || (added & Status.driverOk) === 0) return;
     if ((this.#status & (Status.featuresOk | Status.needsReset)) !== Status.featuresOk) return;
@@ -121,7 +176,7 @@ export class VirtioDevice {
     this.#runModel();
   }
 
-  /** Reads the configuration space; allowed in any state [2.5.2]. Bytes outside read as 0. */
+  /** Reads the configuration space; [2.5.2] D-VIO-1: MUST be allowed before FEATURES_OK. Bytes outside read as 0. */
   readConfig(offset: number, size: ConfigWidth): bigint {
     return this.#config.read(offset, size);
   }
@@ -139,8 +194,8 @@ export class VirtioDevice {
   /** The model's configuration space changed by itself; `notify`: interrupt the driver if it runs. */
   configChanged(notify: boolean): void {
     this.#generation = (this.#generation + 1) >>> 0;
-    // [2.1.2] no notification before DRIVER_OK.
-    if (notify && (this.#status & Status.driverOk) !== 0) this.#interrupt.config();
+    // [2.1.2] D-VQ-1: MUST NOT notify before DRIVER_OK.
+    if (notify && (this.#status & Status.driverOk) !== 0) this.#port.config();
   }
 
   /** Notes what the driver wrote about a queue; ignored for a bad index and while the queue is enabled. Bad values make it broken. */
@@ -177,14 +232,20 @@ export class VirtioDevice {
     if (started) this.#model.queueReset(index);
   }
 
-  /** @throws RangeError naming `index` when there is no such queue. */
+  /**
+   * Queue `index` in the ring format that is negotiated: another object once FEATURES_OK has settled on packed rings.
+   * @throws RangeError naming `index` when there is no such queue.
+   */
   queue(index: number): Virtqueue {
     const queue = this.#queues[index];
     if (queue === undefined) throw new RangeError(`index must be in [0, ${this.#queues.length - 1}], got ${index}`);
     return queue;
   }
 
-  /** A kick. Ignored before DRIVER_OK [2.1.2], while a reset is needed, for a bad index and for a queue that is not enabled. */
+  /**
+   * A kick. [2.1.2] D-VQ-1: MUST NOT consume buffers before DRIVER_OK: ignored then, and while a reset is needed, for a
+   * bad index and for a queue that is not enabled.
+   */
   notify(index: number): void {
     if (!this.#live() || this.#enabled[index] !== true) return;
     this.#kicked[index] = true;
@@ -192,18 +253,18 @@ export class VirtioDevice {
   }
 
   /**
-   * The model met an error that only a reset ends: sets DEVICE_NEEDS_RESET, with a config interrupt if DRIVER_OK [2.1.2].
+   * A fatal error of the model. [2.1.2] D-VQ-2: sets DEVICE_NEEDS_RESET, with a config interrupt if DRIVER_OK.
    * Queues are not touched. Ignored in status 0, where the driver waits to read 0, and when already set.
    */
   needsReset(): void {
     if (this.#status === 0 || (this.#status & Status.needsReset) !== 0) return;
     this.#status |= Status.needsReset;
-    if ((this.#status & Status.driverOk) !== 0) this.#interrupt.config();
+    if ((this.#status & Status.driverOk) !== 0) this.#port.config();
   }
 
   /** Used-buffer interrupt, after publish() said that the driver wants one; ignored before DRIVER_OK. */
   signalQueue(index: number): void {
-    if ((this.#status & Status.driverOk) !== 0 && this.#queues[index] !== undefined) this.#interrupt.queue(index);
+    if ((this.#status & Status.driverOk) !== 0 && this.#queues[index] !== undefined) this.#port.queue(index);
   }
 
   #live(): boolean {
@@ -212,7 +273,8 @@ export class VirtioDevice {
 
   #featuresAcceptable(): boolean {
     const features = this.#driverFeatures;
-    // [2.2.1] the driver MUST NOT accept what was not offered; [6.2] a device MAY refuse to work without VERSION_1.
+    // [2.2.2] D-VIO-2: any subset will do; what was not offered is refused (a driver MUST NOT accept it, [2.2.1]);
+    // [6.2] a device MAY refuse to work without VERSION_1.
     if ((features & ~this.offeredFeatures) !== 0n || (features & Feature.version1) === 0n) return false;
     return this.#model.featuresNegotiated(features);
   }
@@ -229,7 +291,7 @@ export class VirtioDevice {
     if (this.#modelRuns) return;
     this.#modelRuns = true;
     try {
-      for (;;) {
+      while (this.#rings.gate.open) {
         if (this.#startPending) this.#startModel();
         const index = this.#kicked.indexOf(true);
         if (index < 0 || !this.#live()) return;
@@ -258,6 +320,8 @@ export class VirtioDevice {
       this.#enabled[queue.index] = false;
       this.#kicked[queue.index] = false;
     }
+    this.#queues = this.#rings.split;
+    this.#port.reset();
     if (this.#resetting) return;
     this.#resetting = true;
     try {

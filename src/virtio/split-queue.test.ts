@@ -1,10 +1,10 @@
 import fc from 'fast-check';
-import { beforeEach, describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it, vi } from 'vitest';
 import type { DriverRequest } from '../testing/driver-queue.ts';
 import { DriverQueue } from '../testing/driver-queue.ts';
 import { DescriptorChain } from './chain.ts';
 import { GuestMemory } from './memory.ts';
-import { DescriptorFlag, needEvent } from './ring-layout.ts';
+import { DescriptorFlag, needEvent, Ring, RingEntry } from './ring-layout.ts';
 import { SplitQueue } from './split-queue.ts';
 import { PopResult } from './virtqueue.ts';
 
@@ -91,7 +91,7 @@ function table(...descriptors: { addr?: bigint; len?: number; flags?: number; ne
 describe('one queue', () => {
   beforeEach(() => setUp(SIZE));
 
-  it('pops in order, reads, writes, pushes and publishes', () => {
+  it('pops in order, reads, writes, pushes and publishes [D-RING-4]', () => {
     expect(queue.pop(chain)).toBe(PopResult.empty);
     expect(queue.publish()).toBe(false);
     const heads = ['one', 'two', 'three'].map((text) => driver.add(request(text)));
@@ -117,6 +117,26 @@ describe('one queue', () => {
     expect(queue.available()).toBe(0);
   });
 
+  it('stores heads and lengths of the used entries before the index that shows them [D-RING-4]', () => {
+    const heads = ['one', 'two', 'three'].map((text) => driver.add(request(text)));
+    driver.makeAvailable(...heads);
+    const used = Number(driver.used);
+    const seen: [index: number, entries: number[]][] = [];
+    const store = memory.storeU16.bind(memory);
+    vi.spyOn(memory, 'storeU16').mockImplementation((gpa, value) => {
+      const entries = new Uint32Array(3 * 2);
+      memory.readWords(used + Ring.entries, entries, (3 * RingEntry.usedSize) / 4);
+      if (gpa === used + Ring.idx) seen.push([value, [...entries]]);
+      return store(gpa, value);
+    });
+    for (let i = 0; i < 3; i++) {
+      queue.pop(chain);
+      queue.push(chain.head, 10 + i);
+    }
+    queue.publish();
+    expect(seen).toEqual([[3, heads.flatMap((head, i) => [head, 10 + i])]]);
+  });
+
   it('accepts out-of-order completion and ignores a push of what is not in flight', () => {
     driver.makeAvailable(driver.add(request('a')), driver.add(request('b')));
     queue.pop(chain);
@@ -132,7 +152,7 @@ describe('one queue', () => {
     expect(driver.poll().map((done) => done.usedLength)).toEqual([1, 0xffff_ffff]);
   });
 
-  it('copies and writes at any offset, and refuses a write that does not fit wholly', () => {
+  it('copies and writes at any offset, and refuses a write that does not fit wholly [D-RING-2]', () => {
     driver.makeAvailable(driver.add(request('abcdefgh', 6, { readableLayout: [3, 0, 5], writableLayout: [1, 0, 5] })));
     queue.pop(chain);
     const into = new Uint8Array(8).fill(0x2e);
@@ -274,7 +294,7 @@ describe('framing', () => {
     expect(readable()).toBe('123456789');
   });
 
-  it('reads a random framing as a naive reader does', () => {
+  it('reads a random framing as a naive reader does [D-RING-2]', () => {
     const layout = fc.array(fc.nat(40), { minLength: 1, maxLength: 6 });
     const framing = fc.record({
       readableLayout: layout,
@@ -529,7 +549,7 @@ describe('notification suppression', () => {
     ]);
   });
 
-  it('without EVENT_IDX honours NO_INTERRUPT and keeps used.flags 0 or 1', () => {
+  it('without EVENT_IDX honours NO_INTERRUPT and keeps used.flags 0 or 1 [D-RING-7]', () => {
     setUp(SIZE);
     offer(2);
     driver.setAvailFlags(1);
@@ -549,7 +569,7 @@ describe('notification suppression', () => {
     expect([driver.shouldKick(), driver.shouldKick()]).toEqual([true, false]);
   });
 
-  it('with EVENT_IDX uses used_event and avail_event, also for several entries at once, and keeps used.flags 0', () => {
+  it('with EVENT_IDX uses used_event and avail_event, also for several entries at once, and keeps used.flags 0 [D-RING-7]', () => {
     setUp(32, { eventIdx: true });
     driver.setAvailFlags(1);
     offer(3);

@@ -1,91 +1,113 @@
 // Reads one descriptor chain of a split ring into private memory and judges it [2.7.5].
-// Each descriptor is copied once and only the copy is looked at. Work is bounded: at most `size` descriptors of the ring's
-// table and `size` of one indirect table. Addresses are guest-physical byte numbers; lengths are exclusive of their end.
+// Each descriptor is read once, into locals, and only they are looked at. Work is bounded: at most `size` descriptors of the
+// ring's table and `size` of one indirect table. Addresses are guest-physical byte numbers; lengths are exclusive of their end.
 import type { DescriptorChain } from './chain.ts';
 import type { RingMemory } from './memory-types.ts';
+import type { RamInPlace, RamWindow } from './ram-window.ts';
+import { inPlace, NO_WINDOW } from './ram-window.ts';
 import { Descriptor, DescriptorFlag } from './ring-layout.ts';
 
 const U32_RANGE = 0x1_0000_0000;
+// An own constant is folded into the code, an imported one is loaded and checked at each use.
+const NONE = NO_WINDOW;
+const { SIZE } = Descriptor;
+const { next: NEXT, write: WRITE, indirect: INDIRECT } = DescriptorFlag;
 
-/** Walks chains of one memory; holds the private copy of the descriptor under inspection. */
+/** Walks chains of one ring; a table that lies in one window of RAM is read in place, any other one through a copy. */
 export class SplitWalker {
   readonly #memory: RingMemory;
-  readonly #copy = new Uint8Array(Descriptor.SIZE);
-  readonly #copy32 = new Uint32Array(this.#copy.buffer);
-  #addr = 0;
-  #length = 0;
-  #flags = 0;
-  #next = 0;
+  /** The same memory, when it can show RAM in place. */
+  readonly #direct: RamInPlace | undefined;
+  /** The descriptor under inspection, when its table is not read in place. */
+  readonly #copy = new Uint8Array(SIZE);
+  readonly #copy32: Uint32Array = new Uint32Array(this.#copy.buffer);
+  #table = 0;
+  /** Words of the ring's table and the index of its first one there; the copy and 0 when it is not in one window. */
+  #longs = this.#copy32;
+  #first = 0;
+  #size = 0;
+  /** Flags that no descriptor of the ring may have. */
+  #refused = 0;
 
   constructor(memory: RingMemory) {
     this.#memory = memory;
+    this.#direct = inPlace(memory);
   }
 
   /**
-   * Fills `chain` with the chain that starts at `head` of the table at `table` (`size` entries); false when it is damaged.
+   * Chains start in the table of `size` descriptors at `table` from now on; to be called again whenever regions changed.
    * `indirect`: VIRTIO_F_INDIRECT_DESC was negotiated.
    */
-  walk(chain: DescriptorChain, table: number, size: number, head: number, indirect: boolean): boolean {
+  bind(table: number, size: number, indirect: boolean): void {
+    const window = this.#windowOf(table, size * SIZE);
+    this.#table = table;
+    this.#size = size;
+    // [2.7.5.3.1] INDIRECT needs the feature.
+    this.#refused = indirect ? 0 : INDIRECT;
+    this.#longs = window === NONE ? this.#copy32 : window.longs;
+    this.#first = window === NONE ? 0 : (table - window.start) >>> 2;
+  }
+
+  /** Fills `chain` with the chain that starts at descriptor `head`, which is below the size; false when it is damaged. */
+  walk(chain: DescriptorChain, head: number): boolean {
     chain.begin(this.#memory, head);
+    const copy = this.#copy32;
+    let longs = this.#longs;
+    let first = this.#first;
+    let table = this.#table;
+    let count = this.#size;
+    let refused = this.#refused;
     let position = head;
-    for (let seen = 0; seen < size; seen++) {
-      if (position >= size || !this.#load(table, position)) return false;
-      if ((this.#flags & DescriptorFlag.indirect) !== 0) {
-        // [2.7.5.3.1] INDIRECT needs the feature, and MUST NOT be set together with NEXT. Direct descriptors may precede it.
-        if (!indirect || (this.#flags & DescriptorFlag.next) !== 0) return false;
-        return this.#walkTable(chain, this.#addr, this.#length, size);
+    for (let left = count; left > 0; left--) {
+      if (position >= count) return false;
+      let at = first + position * 4;
+      if (longs === copy) {
+        if (!this.#memory.read(table + position * SIZE, this.#copy, 0, SIZE)) return false;
+        at = 0;
       }
-      if (!this.#take(chain)) return false;
-      if ((this.#flags & DescriptorFlag.next) === 0) return true;
-      position = this.#next;
+      // An address of 2^53 or more may round here, but stays at or above 2^53, where no memory can be.
+      const addr = longs[at]! + longs[at + 1]! * U32_RANGE;
+      const length = longs[at + 2]!;
+      const rest = longs[at + 3]!;
+      if ((rest & INDIRECT) === 0) {
+        if (length > 0 && !this.#take(chain, addr, length, rest & WRITE)) return false;
+        if ((rest & NEXT) === 0) return true;
+        position = rest >>> 16;
+        continue;
+      }
+      // [2.7.5.3.1] INDIRECT MUST NOT be set together with NEXT, and a table within a table is forbidden.
+      // [2.7.5.3.2] D-RING-6: MUST accept direct descriptors before it. D-RING-5: MUST ignore the WRITE flag of this one.
+      if ((rest & (refused | NEXT)) !== 0 || length === 0 || (length & (SIZE - 1)) !== 0) return false;
+      const window = this.#windowOf(addr, length);
+      if (window === NONE && !this.#memory.isRam(addr, length)) return false;
+      longs = window === NONE ? copy : window.longs;
+      first = window === NONE ? 0 : (addr - window.start) >>> 2;
+      table = addr;
+      count = length / SIZE;
+      refused = INDIRECT;
+      position = 0;
+      left = this.#size + 1;
     }
-    // [2.7.5.1] more descriptors than the table has: a loop.
+    // [2.7.5.1, 2.7.5.3.1] more descriptors than the table has, or a chain longer than the queue: a loop. D-RING-3: no chain
+    // within the queue size is too long.
     return false;
   }
 
-  /** [2.7.5.3.2] The WRITE flag of the descriptor that led here is ignored. */
-  #walkTable(chain: DescriptorChain, table: number, bytes: number, size: number): boolean {
-    if (bytes === 0 || (bytes & (Descriptor.SIZE - 1)) !== 0 || !this.#memory.isRam(table, bytes)) return false;
-    const count = bytes / Descriptor.SIZE;
-    let position = 0;
-    for (let seen = 0; seen < size; seen++) {
-      if (position >= count || !this.#load(table, position)) return false;
-      // [2.7.5.3.1] a table within a table is forbidden.
-      if ((this.#flags & DescriptorFlag.indirect) !== 0) return false;
-      if (!this.#take(chain)) return false;
-      if ((this.#flags & DescriptorFlag.next) === 0) return true;
-      position = this.#next;
-    }
-    // [2.7.5.3.1] a chain longer than the queue size, or a loop.
-    return false;
+  /** The window that holds all of a table on whole words, or none. */
+  #windowOf(table: number, bytes: number): RamWindow {
+    const window = this.#direct === undefined ? NONE : this.#direct.windowAt(table);
+    return window.ram && bytes <= window.end - table && ((table - window.start) & 3) === 0 ? window : NONE;
   }
 
-  #load(table: number, position: number): boolean {
-    const at = table + position * Descriptor.SIZE;
-    if (
-      !this.#memory.readWords(at, this.#copy32, Descriptor.SIZE / 4) &&
-      !this.#memory.read(at, this.#copy, 0, Descriptor.SIZE)
-    )
-      return false;
-    // An address of 2^53 or more may round here, but stays at or above 2^53, where no memory can be.
-    this.#addr = this.#copy32[0]! + this.#copy32[1]! * U32_RANGE;
-    this.#length = this.#copy32[2]!;
-    const rest = this.#copy32[3]!;
-    this.#flags = rest & 0xffff;
-    this.#next = rest >>> 16;
-    return true;
-  }
-
-  /** Adds the loaded descriptor's buffer; a zero-length one contributes nothing and its address is not looked at. */
-  #take(chain: DescriptorChain): boolean {
-    const length = this.#length;
-    if (length === 0) return true;
-    if ((this.#flags & DescriptorFlag.write) !== 0) {
-      if (!this.#memory.isWritableRam(this.#addr, length)) return false;
-      chain.appendWritable(this.#addr, length);
+  /** Adds a buffer of `length` > 0 bytes; the address of a zero-length one is not looked at. */
+  #take(chain: DescriptorChain, addr: number, length: number, writable: number): boolean {
+    // [2.7.5] D-RING-1: MUST NOT write what is device-readable: the flag decides what the reply can reach.
+    if (writable !== 0) {
+      if (!this.#memory.isWritableRam(addr, length)) return false;
+      chain.appendWritable(addr, length);
     } else {
-      if (!this.#memory.isRam(this.#addr, length)) return false;
-      chain.appendReadable(this.#addr, length);
+      if (!this.#memory.isRam(addr, length)) return false;
+      chain.appendReadable(addr, length);
     }
     return true;
   }

@@ -30,7 +30,8 @@ export function probeBytes(count: number): number {
  * The caller has checked that the regions fit.
  */
 export function encodeProperties(regions: readonly ReservedRegion[], probeSize: number): Uint8Array {
-  const bytes = new Uint8Array(probeSize); // [5.13.6.7.2] D-PRB-8: SHOULD fill the rest with zeroes
+  // [5.13.6.7.2] D-PRB-8: SHOULD fill the rest with zeroes; T-PRB-1: type 0 ends the list.
+  const bytes = new Uint8Array(probeSize);
   const view = new DataView(bytes.buffer);
   let at = 0;
   for (const region of regions) {

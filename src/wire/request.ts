@@ -1,18 +1,11 @@
 // Decodes the device-readable part of a request into a reused record. Bytes only: no domains, no policy.
 // Addresses stay split in 32-bit halves: the granule that turns them into numbers belongs to the device.
-import {
-  Attach,
-  Detach,
-  Head,
-  MapRequest,
-  Probe,
-  Unmap,
-  VIRTIO_IOMMU_T_ATTACH,
-  VIRTIO_IOMMU_T_DETACH,
-  VIRTIO_IOMMU_T_MAP,
-  VIRTIO_IOMMU_T_PROBE,
-  VIRTIO_IOMMU_T_UNMAP,
-} from './abi.ts';
+import * as abi from './abi.ts';
+
+// An own constant is folded into the code, an imported one is loaded and checked at each use.
+const { Attach, Detach, Head, MapRequest, Probe, Unmap } = abi;
+const { VIRTIO_IOMMU_T_ATTACH, VIRTIO_IOMMU_T_DETACH, VIRTIO_IOMMU_T_MAP } = abi;
+const { VIRTIO_IOMMU_T_PROBE, VIRTIO_IOMMU_T_UNMAP } = abi;
 
 /** Longest device-readable part that any request needs. */
 export const MAX_REQUEST_BYTES = Probe.SIZE;
@@ -57,46 +50,59 @@ export function requestBytes(type: number): number {
  * ([5.13.6] unparsable: the buffer goes back unwritten). A longer part is legal, the rest is ignored.
  */
 export function decodeRequest(bytes: DataView, length: number, into: RequestRecord): boolean {
+  const count = Math.min(length, MAX_REQUEST_BYTES) >>> 2;
+  for (let i = 0; i < count; i++) WORDS[i] = bytes.getUint32(i * 4, true);
+  return decodeWords(WORDS, 0, length, into);
+}
+
+/**
+ * As {@link decodeRequest}, from little-endian words in a native array (a little-endian host), the first one at index `at`.
+ * Reads no word twice and none behind `length`, so `words` may be memory that changes meanwhile.
+ */
+export function decodeWords(words: Uint32Array, at: number, length: number, into: RequestRecord): boolean {
   if (length < Head.SIZE) return false;
   // [5.13.6.2] D-OP-3: MUST ignore head.reserved: only the type byte is looked at.
-  const type = bytes.getUint8(Head.type);
+  const type = words[at]! & 0xff;
   const needed = requestBytes(type);
   if (needed === 0 || length < needed) return false;
   into.type = type;
   switch (type) {
     case VIRTIO_IOMMU_T_MAP:
-      decodeRange(bytes, into);
-      into.physLow = bytes.getUint32(MapRequest.phys_start, true);
-      into.physHigh = bytes.getUint32(MapRequest.phys_start + 4, true);
-      into.flags = bytes.getUint32(MapRequest.flags, true);
+      decodeRange(words, at, into);
+      into.physLow = words[at + MapRequest.phys_start / 4]!;
+      into.physHigh = words[at + MapRequest.phys_start / 4 + 1]!;
+      into.flags = words[at + MapRequest.flags / 4]!;
       break;
     case VIRTIO_IOMMU_T_UNMAP:
-      decodeRange(bytes, into);
-      into.reservedSet = bytes.getUint32(Unmap.reserved, true) !== 0;
+      decodeRange(words, at, into);
+      into.reservedSet = words[at + Unmap.reserved / 4]! !== 0;
       break;
     case VIRTIO_IOMMU_T_ATTACH:
-      into.domain = bytes.getUint32(Attach.domain, true);
-      into.endpoint = bytes.getUint32(Attach.endpoint, true);
-      into.flags = bytes.getUint32(Attach.flags, true);
-      into.reservedSet = bytes.getUint32(Attach.reserved, true) !== 0;
+      into.domain = words[at + Attach.domain / 4]!;
+      into.endpoint = words[at + Attach.endpoint / 4]!;
+      into.flags = words[at + Attach.flags / 4]!;
+      into.reservedSet = words[at + Attach.reserved / 4]! !== 0;
       break;
     case VIRTIO_IOMMU_T_DETACH:
       // [5.13.6.4.2] D-DET-1: MUST ignore reserved.
-      into.domain = bytes.getUint32(Detach.domain, true);
-      into.endpoint = bytes.getUint32(Detach.endpoint, true);
+      into.domain = words[at + Detach.domain / 4]!;
+      into.endpoint = words[at + Detach.endpoint / 4]!;
       break;
     default:
       // [5.13.6.7.2] D-PRB-1: MUST ignore reserved[64].
-      into.endpoint = bytes.getUint32(Probe.endpoint, true);
+      into.endpoint = words[at + Probe.endpoint / 4]!;
   }
   return true;
 }
 
+/** Private copy of {@link decodeRequest}. */
+const WORDS = new Uint32Array(MAX_REQUEST_BYTES / 4);
+
 // MAP and UNMAP have domain, virt_start and virt_end at the same offsets (checked against the golden layouts).
-function decodeRange(bytes: DataView, into: RequestRecord): void {
-  into.domain = bytes.getUint32(MapRequest.domain, true);
-  into.startLow = bytes.getUint32(MapRequest.virt_start, true);
-  into.startHigh = bytes.getUint32(MapRequest.virt_start + 4, true);
-  into.endLow = bytes.getUint32(MapRequest.virt_end, true);
-  into.endHigh = bytes.getUint32(MapRequest.virt_end + 4, true);
+function decodeRange(words: Uint32Array, at: number, into: RequestRecord): void {
+  into.domain = words[at + MapRequest.domain / 4]!;
+  into.startLow = words[at + MapRequest.virt_start / 4]!;
+  into.startHigh = words[at + MapRequest.virt_start / 4 + 1]!;
+  into.endLow = words[at + MapRequest.virt_end / 4]!;
+  into.endHigh = words[at + MapRequest.virt_end / 4 + 1]!;
 }

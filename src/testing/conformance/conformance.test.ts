@@ -5,6 +5,8 @@ import { GuestMemory } from '../../virtio/memory.ts';
 import { CheckRun } from './checks.ts';
 import { QueuePort } from './queue-port.ts';
 import { replyOf } from './reply.ts';
+import type { RunOptions } from './rig-transport.ts';
+import { RING_KINDS, TRANSPORT_KINDS } from './rig-transport.ts';
 import { Rig } from './rig.ts';
 import type { CaseResult } from './run-case.ts';
 import { runCase } from './run-case.ts';
@@ -36,9 +38,13 @@ function vector(request: Json, status: readonly unknown[], rest: Json = {}, expe
 }
 
 function run(...args: Parameters<typeof vector>): CaseResult {
+  return runOn({}, ...args);
+}
+
+function runOn(options: RunOptions, ...args: Parameters<typeof vector>): CaseResult {
   // What a test writes down is what a file holds.
   const content: unknown = JSON.parse(JSON.stringify([vector(...args)]));
-  return runCase(readVectorFile('f.json', content)[0]!);
+  return runCase(readVectorFile('f.json', content)[0]!, options);
 }
 
 /** The message of a case that passes, or has to be in order, is the status seen. */
@@ -145,7 +151,7 @@ describe('devices', () => {
   });
 
   it('that cannot be built fail the case', () => {
-    fails(/cannot offer RING_PACKED/, ATTACH, ['OK'], { device: { offer_add: ['RING_PACKED'] } });
+    fails(/cannot offer IN_ORDER/, ATTACH, ['OK'], { device: { offer_add: ['IN_ORDER'] } });
     fails(/always offers VERSION_1/, ATTACH, ['OK'], { device: { offer_remove: ['VERSION_1'] } });
     fails(/bypassConfig/, ATTACH, ['OK'], { device: { offer_add: ['BYPASS'] } });
   });
@@ -274,14 +280,20 @@ describe('checks of what a good device never does', () => {
     expect(answer(516)).toEqual([]);
   });
 
-  it.each([false, true])('a readable buffer that was written is seen (in a table: %s)', (indirect) => {
+  it.each([
+    ['split', false],
+    ['split', true],
+    ['packed', false],
+    ['packed', true],
+  ] as const)('a readable buffer that was written is seen (%s ring, in a table: %s)', (ring, indirect) => {
     const memory = new GuestMemory();
     memory.addRegion({ gpa: 0n, size: 0x10_0000n });
-    const port = new QueuePort(memory, { size: 4, base: 0n, bufferBytes: 4096, eventIdx: false });
+    const port = new QueuePort(memory, ring, { size: 4, base: 0n, bufferBytes: 4096, eventIdx: false });
     const head = port.add({ readable: Uint8Array.of(1, 2, 3), writableLength: 4, indirect });
     expect(port.readableUntouched).toBe(true);
-    const entry = indirect ? port.queue.readDescriptorAt(port.queue.tableOf(head)!) : port.queue.readDescriptor(head);
-    memory.write(Number(entry.addr) + 2, Uint8Array.of(4), 0, 1);
+    const [readable] = port.queue.buffersOf(head);
+    expect(readable).toMatchObject({ bytes: 3, writable: false });
+    memory.write(readable!.gpa + 2, Uint8Array.of(4), 0, 1);
     expect(port.readableUntouched).toBe(false);
     port.reset();
     expect(port.readableUntouched).toBe(false);
@@ -394,6 +406,50 @@ describe('file errors', () => {
   });
 });
 
+describe('rings and transports', () => {
+  const everywhere = RING_KINDS.flatMap((ring) => TRANSPORT_KINDS.map((transport) => ({ ring, transport })));
+  const damage = MALFORMS.filter((kind) => kind !== 'zero_len_descriptor');
+  const after = { checks: [reqCheck(ATTACH, 'NOT_CONSUMED'), { check: 'reinit' }, reqCheck(ATTACH, 'OK')] };
+
+  it.each(everywhere)('damage is found on $ring rings through $transport', (options) => {
+    for (const malform of damage) {
+      for (const request of [ATTACH_9, { ...ATTACH_9, indirect: true }, { ...ATTACH_9, readable_layout: [4, 16] }]) {
+        const ring = { op: 'ring', malform, request };
+        const { passed, why } = runOn(options, ring, ['NEEDS_RESET'], { setup: [ATTACH] }, after);
+        expect(passed, `${malform}: ${why}`).toBe(true);
+      }
+    }
+  });
+
+  it.each(everywhere)('resets, features and configuration are seen on $ring rings through $transport', (options) => {
+    const bypass = { op: 'config_write', offset: 36, size: 1, value: '0x1' };
+    const cases = [
+      ['device_reset', '0x1'],
+      ['system_reset', '0x0'],
+    ] as const;
+    for (const [op, value] of cases) {
+      const checks = [
+        { check: 'features', must_include: ['MAP_UNMAP', 'PROBE'] },
+        { check: 'config', offset: 0, size: 8, value: ['0x40201000'] },
+        { check: 'config', offset: 36, size: 1, value: [value] },
+        reqCheck(ATTACH, 'OK'),
+      ];
+      const { passed, why } = runOn(options, ATTACH, ['OK'], { setup: [ATTACH, bypass, { op }] }, { checks });
+      expect(passed, why).toBe(true);
+    }
+    expect(runOn(options, ATTACH, ['OK'], { device: { state: 'FEATURES_OK' } }).why).toMatch(/NOT_CONSUMED/);
+    expect(runOn(options, ATTACH, ['NOENT']).why).toMatch(/gave OK, expected NOENT/);
+  });
+
+  it('RING_PACKED in a case decides for packed rings, if it is accepted', () => {
+    passes(ATTACH, ['OK'], { device: { offer_add: ['RING_PACKED'] } });
+    passes(ATTACH, ['OK'], { device: { offer_add: ['RING_PACKED'], accept_remove: ['RING_PACKED'] } });
+    passes({ op: 'ring', malform: 'desc_loop', request: ATTACH }, ['NEEDS_RESET'], {
+      device: { offer_add: ['RING_PACKED', 'RING_EVENT_IDX'] },
+    });
+  });
+});
+
 describe('vector files of VIOMMU_EXTRA_DATA', () => {
   it('pass', ({ skip }) => {
     const folder = process.env['VIOMMU_EXTRA_DATA'];
@@ -406,7 +462,7 @@ describe('vector files of VIOMMU_EXTRA_DATA', () => {
       readVectorFile(name, JSON.parse(readFileSync(join(folder, 'vectors', name), 'utf8'))),
     );
     expect(cases.length).toBeGreaterThan(0);
-    expect(cases.map(runCase).filter((result) => !result.passed)).toEqual([]);
+    expect(cases.map((each) => runCase(each)).filter((result) => !result.passed)).toEqual([]);
   });
 });
 

@@ -8,15 +8,17 @@ import type { RingFeatureName } from '../../virtio/device.ts';
 import { Status } from '../../virtio/features.ts';
 import { GuestMemory } from '../../virtio/memory.ts';
 import * as abi from '../../wire/abi.ts';
-import { DriverQueue } from '../driver-queue.ts';
-import type { CompletedChain } from '../driver-request.ts';
+import type { CompletedChain, DriverRequest } from '../driver-request.ts';
+import type { DriverDevice, QueuePlace } from '../driver-setup.ts';
 import { negotiate, runQueues } from '../driver-setup.ts';
-import { damageAvailable, damageChain, needsTable } from './damage.ts';
+import { needsTable } from './damage.ts';
 import { FEATURE_BITS, featureMask } from './names.ts';
 import { QueuePort } from './queue-port.ts';
 import { DEFAULT_PREFILL } from './read-request.ts';
 import type { Reply } from './reply.ts';
 import { replyOf } from './reply.ts';
+import type { RigTransport, RunOptions } from './rig-transport.ts';
+import { connectTransport } from './rig-transport.ts';
 import type {
   AccessSpec,
   ChainSpec,
@@ -35,11 +37,13 @@ const RING_FEATURES: Readonly<Partial<Record<string, RingFeatureName>>> = {
   RING_INDIRECT_DESC: 'indirect',
   RING_EVENT_IDX: 'eventIdx',
   RING_RESET: 'ringReset',
+  RING_PACKED: 'packed',
 };
 
 /** One device under test with its driver. */
 export class Rig {
   readonly device: VirtioIommu;
+  readonly #transport: RigTransport;
   readonly #requests: QueuePort;
   readonly #events: QueuePort;
   readonly #accepted: bigint;
@@ -51,24 +55,27 @@ export class Rig {
   #used: CompletedChain[] = [];
 
   /** @throws Error, TypeError or RangeError when there is no such device. */
-  constructor(spec: DeviceSpec, bufferBytes: VectorCase['bufferBytes']) {
+  constructor(wanted: DeviceSpec, bufferBytes: VectorCase['bufferBytes'], options: RunOptions = {}) {
+    const spec = options.ring === 'packed' ? withPacked(wanted) : wanted;
     const size = spec.queueSize;
     const memory = new GuestMemory();
-    const eventsAt = BASE + BigInt(pages(DriverQueue.byteLength(size, bufferBytes.requests)));
-    this.#scratch = eventsAt + BigInt(pages(DriverQueue.byteLength(size, bufferBytes.events)));
+    const eventsAt = BASE + BigInt(pages(QueuePort.byteLength(size, bufferBytes.requests)));
+    this.#scratch = eventsAt + BigInt(pages(QueuePort.byteLength(size, bufferBytes.events)));
     memory.addRegion({ gpa: BASE, size: this.#scratch + BigInt(PAGE) - BASE });
     this.device = buildDevice(memory, spec);
+    this.#transport = connectTransport(options.transport ?? 'none', this.device.transport);
     this.#accepted = featureMask(spec.accepted);
     this.#indirect = spec.accepted.includes('RING_INDIRECT_DESC');
     const eventIdx = spec.accepted.includes('RING_EVENT_IDX');
-    this.#requests = new QueuePort(memory, { size, base: BASE, bufferBytes: bufferBytes.requests, eventIdx });
-    this.#events = new QueuePort(memory, { size, base: eventsAt, bufferBytes: bufferBytes.events, eventIdx });
+    const ring = spec.accepted.includes('RING_PACKED') ? 'packed' : 'split';
+    this.#requests = new QueuePort(memory, ring, { size, base: BASE, bufferBytes: bufferBytes.requests, eventIdx });
+    this.#events = new QueuePort(memory, ring, { size, base: eventsAt, bufferBytes: bufferBytes.events, eventIdx });
     this.#bringUp(spec.state);
   }
 
   /** Feature bits that the device offers. */
   get offeredFeatures(): bigint {
-    return this.device.transport.offeredFeatures;
+    return this.#driver.offeredFeatures;
   }
 
   /** Why the device did not take the driver's features; empty when it did. */
@@ -99,9 +106,7 @@ export class Rig {
       ...driverRequest(chain, false),
       ...(needsTable(malform) ? { indirect: true } : {}),
     });
-    damageChain(this.#requests.queue, head, malform, this.#scratch);
-    this.#requests.queue.makeAvailable(head);
-    if (malform === 'avail_head_out_of_range') damageAvailable(this.#requests.queue);
+    this.#requests.makeDamaged(head, malform, this.#scratch);
     return this.#finish([chain], [head])[0]!;
   }
 
@@ -110,7 +115,7 @@ export class Rig {
     this.#prepare();
     const heads = sizes.map((size) => this.#events.add(eventRequest(size, layout, readable)));
     this.#events.queue.makeAvailable(...heads);
-    if (notify) this.device.transport.notify(abi.VIRTIO_IOMMU_EVENTQ);
+    if (notify) this.#driver.notify(abi.VIRTIO_IOMMU_EVENTQ);
   }
 
   /** Event buffers that the device has used, oldest first, since the list was last taken. */
@@ -129,29 +134,33 @@ export class Rig {
 
   /** Reads the configuration space; a width that is no power of two goes byte by byte. */
   readConfig({ offset, size }: ConfigPlace): bigint {
-    const { transport } = this.device;
-    if (size === 1 || size === 2 || size === 4 || size === 8) return transport.readConfig(offset, size);
+    const driver = this.#driver;
+    if (size === 1 || size === 2 || size === 4 || size === 8) return driver.readConfig(offset, size);
     let value = 0n;
-    for (let i = 0; i < size; i++) value |= transport.readConfig(offset + i, 1) << BigInt(8 * i);
+    for (let i = 0; i < size; i++) value |= driver.readConfig(offset + i, 1) << BigInt(8 * i);
     return value;
   }
 
   /** Writes the configuration space; widths as {@link Rig.readConfig}. */
   writeConfig({ offset, size }: ConfigPlace, value: bigint): void {
-    const { transport } = this.device;
-    if (size === 1 || size === 2 || size === 4 || size === 8) transport.writeConfig(offset, size, value);
-    else for (let i = 0; i < size; i++) transport.writeConfig(offset + i, 1, (value >> BigInt(8 * i)) & 0xffn);
+    const driver = this.#driver;
+    if (size === 1 || size === 2 || size === 4 || size === 8) driver.writeConfig(offset, size, value);
+    else for (let i = 0; i < size; i++) driver.writeConfig(offset + i, 1, (value >> BigInt(8 * i)) & 0xffn);
   }
 
   /** Resets the device, or the whole machine. @throws Error when the device is not in its initial state then. */
   reset(kind: 'device' | 'system'): void {
-    if (kind === 'device') this.device.transport.writeStatus(0);
-    else this.device.systemReset();
+    if (kind === 'device') {
+      this.#driver.writeStatus(0);
+    } else {
+      this.device.systemReset();
+      this.#transport.machineReset();
+    }
     this.#requests.reset();
     this.#events.reset();
     this.#used = [];
     this.#fresh = true;
-    const { status } = this.device.transport;
+    const { status } = this.#driver;
     if (status !== 0) throw new Error(`the device status is ${hex(status)} after a reset`);
   }
 
@@ -159,11 +168,15 @@ export class Rig {
   reinitialise(): void {
     this.reset('device');
     this.#prepare();
-    const { status } = this.device.transport;
+    const { status } = this.#driver;
     const running = Status.featuresOk | Status.driverOk;
     if ((status & running) !== running || (status & (Status.needsReset | Status.failed)) !== 0) {
       throw new Error(`the device status is ${hex(status)} after initialisation${this.#refusal}`);
     }
+  }
+
+  get #driver(): DriverDevice {
+    return this.#transport.driver;
   }
 
   #prepare(): void {
@@ -171,26 +184,26 @@ export class Rig {
   }
 
   #bringUp(state: DeviceSpec['state']): void {
-    const { transport } = this.device;
+    const driver = this.#driver;
     this.#fresh = false;
     this.#refusal = '';
     try {
-      if (state === 'FEATURES_OK' || state === 'DRIVER_OK') negotiate(transport, this.#accepted);
-      else if (state === 'DRIVER') transport.writeStatus(Status.acknowledge | Status.driver);
+      if (state === 'FEATURES_OK' || state === 'DRIVER_OK') negotiate(driver, this.#accepted);
+      else if (state === 'DRIVER') driver.writeStatus(Status.acknowledge | Status.driver);
     } catch (error) {
       // The case sees it in its requests, which stay where they are.
       this.#refusal = ` (${error instanceof Error ? error.message : String(error)})`;
     }
     const queues = [this.#requests.queue, this.#events.queue];
-    if (state === 'DRIVER_OK' && this.#refusal === '') runQueues(transport, queues);
-    else queues.forEach((queue, index) => setUp(transport, queue, index));
+    if (state === 'DRIVER_OK' && this.#refusal === '') runQueues(driver, queues);
+    else queues.forEach((queue, index) => setUp(driver, queue, index));
   }
 
   #finish(chains: readonly ChainSpec[], heads: readonly number[]): Reply[] {
-    const { transport } = this.device;
-    if (this.#requests.queue.shouldKick()) transport.notify(abi.VIRTIO_IOMMU_REQUESTQ);
+    const driver = this.#driver;
+    if (this.#requests.queue.shouldKick()) driver.notify(abi.VIRTIO_IOMMU_REQUESTQ);
     const completed = new Map(this.#requests.poll().map((chain) => [chain.head, chain]));
-    const needsReset = (transport.status & Status.needsReset) !== 0;
+    const needsReset = (driver.status & Status.needsReset) !== 0;
     return chains.map((chain, i) => replyOf(chain, completed.get(heads[i]!), needsReset));
   }
 
@@ -201,9 +214,15 @@ export class Rig {
 }
 
 /** A driver may tell the device where its queues are before DRIVER_OK; they must rest all the same. */
-function setUp(transport: VirtioIommu['transport'], { size, desc, avail, used }: DriverQueue, index: number): void {
-  transport.setupQueue(index, { size, desc, avail, used });
-  transport.enableQueue(index);
+function setUp(driver: DriverDevice, { size, desc, avail, used }: QueuePlace, index: number): void {
+  driver.setupQueue(index, { size, desc, avail, used });
+  driver.enableQueue(index);
+}
+
+/** The same device with packed rings offered and accepted. */
+function withPacked(spec: DeviceSpec): DeviceSpec {
+  const also = (names: readonly string[]): string[] => [...new Set([...names, 'RING_PACKED'])];
+  return { ...spec, offered: also(spec.offered), accepted: also(spec.accepted) };
 }
 
 function buildDevice(memory: GuestMemory, spec: DeviceSpec): VirtioIommu {
@@ -238,7 +257,7 @@ function buildDevice(memory: GuestMemory, spec: DeviceSpec): VirtioIommu {
   });
 }
 
-function driverRequest(chain: ChainSpec, crowded: boolean): Parameters<DriverQueue['add']>[0] {
+function driverRequest(chain: ChainSpec, crowded: boolean): DriverRequest {
   const { readable, writableLength, prefill, readableLayout, writableLayout } = chain;
   return {
     readable,
@@ -252,11 +271,7 @@ function driverRequest(chain: ChainSpec, crowded: boolean): Parameters<DriverQue
   };
 }
 
-function eventRequest(
-  size: number,
-  layout: readonly number[] | undefined,
-  readable: boolean,
-): Parameters<DriverQueue['add']>[0] {
+function eventRequest(size: number, layout: readonly number[] | undefined, readable: boolean): DriverRequest {
   const lengths = layout ?? [size];
   return readable
     ? { readable: new Uint8Array(size).fill(DEFAULT_PREFILL), writableLength: 0, readableLayout: lengths }

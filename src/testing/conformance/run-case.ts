@@ -5,6 +5,7 @@ import { NO_REQUEST } from './reply.ts';
 import { CaseFailure, CheckRun, unexpected } from './checks.ts';
 import { writeField } from './read-request.ts';
 import { Rig } from './rig.ts';
+import type { RunOptions } from './rig-transport.ts';
 import type { Operation, VectorCase } from './vector-types.ts';
 
 /** Outcome of one case. */
@@ -22,9 +23,9 @@ export interface CaseResult {
 /** Is shown every reply of an operation, with its number within it; false ends a `repeat`. */
 type Inspect = (reply: Reply, index: number) => boolean;
 
-/** Runs a case on a fresh device. */
-export function runCase(vector: VectorCase): CaseResult {
-  const run = new CaseRun(vector);
+/** Runs a case on a fresh device; `options` say on which rings and through which transport. */
+export function runCase(vector: VectorCase, options: RunOptions = {}): CaseResult {
+  const run = new CaseRun(vector, options);
   const { id, title, level } = vector;
   try {
     const why = run.execute();
@@ -42,14 +43,16 @@ function reasonOf(error: unknown): string {
 class CaseRun {
   lenient = false;
   readonly #vector: VectorCase;
+  readonly #options: RunOptions;
 
-  constructor(vector: VectorCase) {
+  constructor(vector: VectorCase, options: RunOptions) {
     this.#vector = vector;
+    this.#options = options;
   }
 
   execute(): string {
     const vector = this.#vector;
-    const rig = new Rig(vector.device, vector.bufferBytes);
+    const rig = new Rig(vector.device, vector.bufferBytes, this.#options);
     vector.setup.forEach((operation, i) => {
       perform(rig, operation, (reply, index) => {
         if (reply.results.includes('OK') || reply.results[0] === 'N/A') return true;
