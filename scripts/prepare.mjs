@@ -1,5 +1,6 @@
-// Builds dist/ on `npm ci` in a clone. Never fails the install: without the TypeScript compiler (for example after
-// `npm ci --omit=dev`) it says so and stops. Needs nothing but Node. With `--strict` it fails when the build does.
+// Builds dist/ on `npm ci` in a clone, and the native addon where cargo is there. Never fails the install: without the
+// TypeScript compiler (for example after `npm ci --omit=dev`) or without cargo it says so. Needs nothing but Node.
+// With `--strict` it builds dist/ only and fails when that does. VIOMMU_SKIP_NATIVE=1 leaves the addon alone.
 import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -7,6 +8,9 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
+
+/** Longest build of the addon on an install: it takes about a minute on two cores, a download comes on top. */
+const NATIVE_MINUTES = 8;
 
 function say(text) {
   console.warn(`virtio-iommu: ${text}`);
@@ -56,5 +60,40 @@ function tryToBuild() {
   }
 }
 
+/** A sentence on why the addon is not built, undefined when it is. */
+function buildNative() {
+  if (!existsSync(join(root, 'native/Cargo.toml'))) return undefined; // an installed package has its addon, or needs none
+  if (process.platform !== 'linux') return 'real hosts need Linux';
+  if (spawnSync('cargo', ['--version'], { stdio: 'ignore' }).status !== 0) return 'cargo is not installed';
+  const napi = findNapi();
+  if (napi === undefined) return '@napi-rs/cli is not installed';
+  const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  const [, ...options] = scripts['build:native'].split(' ');
+  const settings = { cwd: root, stdio: 'ignore', timeout: NATIVE_MINUTES * 60_000 };
+  const { status, signal } = spawnSync(process.execPath, [napi, ...options], settings);
+  if (status === 0) return undefined;
+  return signal === null ? 'its build failed' : `its build took more than ${NATIVE_MINUTES} minutes`;
+}
+
+function findNapi() {
+  const folder = join(root, 'node_modules/@napi-rs/cli');
+  if (!existsSync(join(folder, 'package.json'))) return undefined;
+  return join(folder, JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).bin.napi);
+}
+
+function tryToBuildNative() {
+  let reason;
+  try {
+    reason = buildNative();
+  } catch (error) {
+    reason = error.message;
+  }
+  if (reason !== undefined) {
+    say(`the native addon is not built, ${reason}: only real hosts (VFIO, iommufd) need it; npm run build:native`);
+  }
+}
+
+const strict = process.argv.includes('--strict');
 const complete = tryToBuild();
-if (process.argv.includes('--strict') && !complete) process.exitCode = 1;
+if (strict && !complete) process.exitCode = 1;
+if (!strict && process.env.VIOMMU_SKIP_NATIVE !== '1') tryToBuildNative();
