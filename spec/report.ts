@@ -1,8 +1,19 @@
 // Prints which requirement is implemented where and tested by what: `npx tsx spec/report.ts [--json] [--write]`.
 //   --json   one record per id with every test by name;  --write  stores the file names in requirements.json.
+// Exit status 1 when an id of the device, its transports or its rings has no test, or is not named by a comment in each file
+// that its entry lists.
 import { writeFileSync } from 'node:fs';
 import type { Found, Requirement } from './scan.ts';
-import { REQUIREMENTS_FILE, loadRequirements, scanComments, scanTestTitles, scanVectors } from './scan.ts';
+import {
+  REQUIREMENTS_FILE,
+  loadRequirements,
+  misplaced,
+  placesOf,
+  scanComments,
+  scanTestTitles,
+  scanVectors,
+  untested,
+} from './scan.ts';
 
 interface Row extends Requirement {
   /** `file: name of the vector or test`. */
@@ -20,11 +31,19 @@ if (process.argv.includes('--write')) {
 if (process.argv.includes('--json')) console.log(JSON.stringify(rows, null, 2));
 else printTable();
 
+const requirements = loadRequirements();
+const wrong = [
+  ...misplaced(requirements, comments),
+  ...untested(requirements, tests).map(({ id }) => `${id}: no test names it`),
+];
+for (const line of wrong) console.error(line);
+if (wrong.length > 0) process.exitCode = 1;
+
 function rowOf(each: Requirement): Row {
   const found = tests.filter((test) => test.id === each.id);
   return {
     ...each,
-    implementedIn: files(comments.filter((comment) => comment.id === each.id)),
+    implementedIn: placesOf(each, comments),
     tests: files(found),
     testNames: found.map((test) => `${test.file}: ${test.test}`),
   };
@@ -47,7 +66,7 @@ function printTable(): void {
   for (const line of table) {
     console.log(line.map((cell, i) => (i < widths.length ? cell.padEnd(widths[i]!) : cell)).join('  '));
   }
-  const device = rows.filter((row) => row.scope === 'device');
+  const device = rows.filter((row) => row.scope !== 'driver');
   console.log(
     `${rows.length} requirements; of ${device.length} for the device ${count(device, 'tests')} are tested` +
       ` and ${count(device, 'implementedIn')} are named in the code`,

@@ -1,7 +1,16 @@
-// Every requirement for the device has a test, and nobody names a requirement that does not exist.
-// Not looked at yet: the scopes transport-pci, transport-mmio and packed. Driver ids need no test of their own.
+// Every requirement for the device, its transports and its rings has a test and a place in the code, and nobody names one
+// that does not exist. Driver ids need no test of their own.
 import { describe, expect, it } from 'vitest';
-import { commentsOf, loadRequirements, scanComments, scanTestTitles, scanVectors, titlesOf } from './scan.ts';
+import {
+  commentsOf,
+  loadRequirements,
+  misplaced,
+  scanComments,
+  scanTestTitles,
+  scanVectors,
+  titlesOf,
+  untested,
+} from './scan.ts';
 
 const requirements = loadRequirements();
 const known = new Set(requirements.map((each) => each.id));
@@ -25,9 +34,11 @@ describe('requirements', () => {
   });
 
   it('for the device are all tested', () => {
-    const tested = new Set(tests.map((test) => test.id));
-    const untested = requirements.filter((each) => each.scope === 'device' && !tested.has(each.id));
-    expect(untested.map((each) => `${each.id}: ${each.text}`)).toEqual([]);
+    expect(untested(requirements, tests).map((each) => `${each.id}: ${each.text}`)).toEqual([]);
+  });
+
+  it('for the device are named by a comment in each file that they list, and in no other', () => {
+    expect(misplaced(requirements, scanComments()), 'run npx tsx spec/report.ts --write').toEqual([]);
   });
 
   it('are the only ones that tests and code name', () => {
@@ -48,13 +59,36 @@ describe('requirements', () => {
 });
 
 describe('the scanner', () => {
-  it('finds ids in square brackets of titles, and nowhere else', () => {
+  it('finds ids in brackets of titles, and nowhere else', () => {
     const source = `
       it('maps [D-MAP-1]', () => expect('[D-MAP-2]').toBe(1));
       it.each([1, 2])('does %s [D-UNM-4, T-UNM-EX4]', () => {});
-      describe("moves [D-ATT-6]", () => {}); // it was D-ATT-7
+      describe("moves [D-ATT-6] at once (D-ATT-9)", () => {}); // it was D-ATT-7
       test(\`D-ATT-1 without brackets\`, () => {});`;
-    expect(titlesOf(source, 'f').map((found) => found.id)).toEqual(['D-MAP-1', 'D-UNM-4', 'T-UNM-EX4', 'D-ATT-6']);
+    const ids = titlesOf(source, 'f').map((found) => found.id);
+    expect(ids).toEqual(['D-MAP-1', 'D-UNM-4', 'T-UNM-EX4', 'D-ATT-6', 'D-ATT-9']);
+  });
+
+  it('tells what is listed and not named, named and not listed, and not listed at all', () => {
+    const device = requirements.find((each) => each.id === 'D-MAP-1')!;
+    const driver = requirements.find((each) => each.id === 'DRV-ATT-1')!;
+    const named = ['src/a.ts', 'src/testing/b.ts'].map((file) => ({ id: 'D-MAP-1', file, test: '' }));
+    const of = (...implementedIn: string[]) => misplaced([{ ...device, implementedIn }, driver], named);
+    expect(of('src/a.ts')).toEqual([]);
+    expect(of()).toEqual(['D-MAP-1: no file is listed']);
+    expect(of('src/a.ts', 'src/c.ts')).toEqual(['D-MAP-1: no comment of src/c.ts names it']);
+    expect(of('src/testing/b.ts')).toEqual([
+      'D-MAP-1: no comment of src/testing/b.ts names it',
+      'D-MAP-1: src/a.ts is not listed',
+    ]);
+  });
+
+  it('tells what has no test, transports and packed rings too, but not driver ids', () => {
+    const all = untested(requirements, []).map((each) => each.id);
+    expect(all).toEqual(requirements.filter(({ scope }) => scope !== 'driver').map(({ id }) => id));
+    expect(all).toEqual(expect.arrayContaining(['D-MAP-1', 'D-RING-8', 'D-PCI-1', 'D-MMIO-1']));
+    const found = all.filter((id) => id !== 'D-PCI-1').map((id) => ({ id, file: 'a.test.ts', test: id }));
+    expect(untested(requirements, found).map((each) => each.id)).toEqual(['D-PCI-1']);
   });
 
   it('finds ids in comments once per file, and not in code', () => {

@@ -1,5 +1,5 @@
 // Ties requirement ids to code and tests by scanning, so that no list has to be kept by hand:
-//   tests:       `statement` of spec/vectors/*.json, and `[D-MAP-1]` in titles of *.test.ts under src/, test/ and spec/;
+//   tests:       `statement` of spec/vectors/*.json, and `[D-MAP-1]` or `(D-MAP-1)` in titles of any *.test.ts;
 //   implemented: an id in a comment of src/**/*.ts (tests excepted).
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join, relative } from 'node:path';
@@ -48,11 +48,11 @@ export function scanVectors(): Found[] {
   );
 }
 
-/** Ids in square brackets in test titles; several may share one pair: `[D-MAP-1, D-MAP-2]`. */
+/** Ids in square or round brackets in test titles; several may share one pair: `[D-MAP-1, D-MAP-2]`. */
 export function titlesOf(source: string, file: string): Found[] {
   return [...source.matchAll(TITLE)].flatMap((match) => {
     const title = match[2] ?? '';
-    const inBrackets = [...title.matchAll(/\[([^\]]*)\]/g)].map((bracket) => bracket[1] ?? '');
+    const inBrackets = [...title.matchAll(/\[[^\]]*\]|\([^)]*\)/g)].map((bracket) => bracket[0]);
     return inBrackets.flatMap((text) => idsOf(text)).map((id) => ({ id, file, test: title }));
   });
 }
@@ -61,6 +61,40 @@ export function titlesOf(source: string, file: string): Found[] {
 export function commentsOf(source: string, file: string): Found[] {
   const ids = [...source.matchAll(COMMENT)].flatMap((match) => idsOf(match[0]));
   return [...new Set(ids)].map((id) => ({ id, file, test: '' }));
+}
+
+/** Scopes whose ids must have a test, and be named by a comment in each file that their entry lists. */
+const ENFORCED: readonly Scope[] = ['device', 'transport-pci', 'transport-mmio', 'packed'];
+
+/** Requirements that need a test and have none. */
+export function untested(requirements: readonly Requirement[], tests: readonly Found[]): Requirement[] {
+  const tested = new Set(tests.map((test) => test.id));
+  return requirements.filter(({ id, scope }) => ENFORCED.includes(scope) && !tested.has(id));
+}
+
+/** Files whose comments name the requirement; but for driver ids without src/testing, which is the driver's side. */
+export function placesOf(each: Requirement, comments: readonly Found[]): string[] {
+  const own = comments.filter(({ id, file }) => {
+    return id === each.id && (each.scope === 'driver' || !file.startsWith('src/testing/'));
+  });
+  return [...new Set(own.map(({ file }) => file))].sort();
+}
+
+/** What is wrong with the files that entries list as the place of their implementation. */
+export function misplaced(requirements: readonly Requirement[], comments: readonly Found[]): string[] {
+  return requirements
+    .filter(({ scope }) => ENFORCED.includes(scope))
+    .flatMap((each) => {
+      const { id, implementedIn } = each;
+      const places = placesOf(each, comments);
+      if (implementedIn.length === 0) return [`${id}: no file is listed`];
+      return [
+        ...implementedIn
+          .filter((file) => !places.includes(file))
+          .map((file) => `${id}: no comment of ${file} names it`),
+        ...places.filter((file) => !implementedIn.includes(file)).map((file) => `${id}: ${file} is not listed`),
+      ];
+    });
 }
 
 export function scanTestTitles(): Found[] {

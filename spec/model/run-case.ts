@@ -14,7 +14,8 @@ import type { ModelFault } from './access.ts';
 import { readLe } from './bytes.ts';
 import { ModelDevice } from './device.ts';
 import { encodeRequest } from './encode.ts';
-import type { FeatureName, ModelOptions } from './state.ts';
+import { reportedRegions } from './regions.ts';
+import type { FeatureName, ModelOptions, ModelRegion } from './state.ts';
 import { STATUS } from './state.ts';
 
 export interface CaseResult {
@@ -36,6 +37,8 @@ const DEFAULT_ENDPOINTS: NonNullable<DeviceInit['endpoints']> = [
   { id: 16, resv: [MSI] },
   { id: 17, resv: [{ subtype: 0, start: '0x80000000', end: '0x8fffffff' }, MSI] },
 ];
+
+type RegionInit = NonNullable<DeviceInit['endpoints']>[number]['resv'][number];
 
 class Failure extends Error {}
 class Skip extends Error {}
@@ -330,23 +333,26 @@ function wantedKey(wanted: PropertyInit): string {
 function modelOptions(init: DeviceInit, offered: readonly FeatureName[]): ModelOptions {
   const [inputStart, inputEnd] = init.input_range ?? ['0x0', '0xffffffffffff'];
   const [firstDomain, lastDomain] = init.domain_range ?? [0, 31];
+  const pageSizeMask = toBigint(init.page_size_mask ?? '0x40201000');
+  const inputRange = { start: toBigint(inputStart), end: toBigint(inputEnd) };
+  const reachable = offered.includes('INPUT_RANGE') ? inputRange : { start: 0n, end: (1n << 64n) - 1n };
   return {
-    pageSizeMask: toBigint(init.page_size_mask ?? '0x40201000'),
-    inputRange: { start: toBigint(inputStart), end: toBigint(inputEnd) },
+    pageSizeMask,
+    inputRange,
     domainRange: { start: Number(firstDomain), end: Number(lastDomain) },
     probeSize: init.probe_size ?? 512,
     bypass: init.bypass === 1,
     offered,
     endpoints: (init.endpoints ?? DEFAULT_ENDPOINTS).map(({ id, resv }) => ({
       id: Number(id),
-      regions: resv.map(({ subtype, start, end }) => ({
-        kind: subtype === 1 ? ('msi' as const) : ('reserved' as const),
-        start: toBigint(start),
-        end: toBigint(end),
-      })),
+      regions: reportedRegions(resv.map(regionOf), pageSizeMask & -pageSizeMask, reachable),
     })),
     ...(init.limits?.mappings === undefined ? {} : { maxMappings: init.limits.mappings }),
   };
+}
+
+function regionOf({ subtype, start, end }: RegionInit): ModelRegion {
+  return { kind: subtype === 1 ? 'msi' : 'reserved', start: toBigint(start), end: toBigint(end) };
 }
 
 function stepped(request: RequestOp, step: Record<string, Num>, times: number): RequestOp {
