@@ -58,7 +58,7 @@ function runChild(requests: readonly Request[]): Promise<Answer[]> {
 beforeAll(async () => {
   const found = await runChild(Object.values(REQUESTS));
   Object.keys(REQUESTS).forEach((name, i) => answers.set(name, found[i]!));
-});
+}, 60_000); // a process that loads every file of the core
 
 describe('the core without Node', () => {
   it('maps a page through the ring, translates, and mirrors', () => {

@@ -5,34 +5,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { runCli } from '../src/cli/program.ts';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { jobRows, oneToOne } from '../src/cli/nested-rows.ts';
+import type { Policy } from '../src/coalesce/settings.ts';
+import { run } from './run-cli.ts';
 
 const MAIN = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url));
-
-interface Outcome {
-  readonly status: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-/** Runs a command line in this process: starting one takes longer than most commands. */
-async function run(...args: string[]): Promise<Outcome> {
-  const seen = { stdout: '', stderr: '' };
-  const spies = (['stdout', 'stderr'] as const).map((name) =>
-    vi.spyOn(process[name], 'write').mockImplementation((text) => {
-      seen[name] += String(text);
-      return true;
-    }),
-  );
-  try {
-    const status = await runCli(args);
-    return { status, ...seen };
-  } finally {
-    for (const spy of spies) spy.mockRestore();
-    process.exitCode = undefined;
-  }
-}
 
 function spawn(...args: string[]): Promise<number> {
   return new Promise((resolve) => {
@@ -64,10 +42,10 @@ describe('nested', () => {
       pattern: 'scattered',
       page: '4k',
       kernel: '6.12',
-      policy: 'forward',
+      policy: 'exact',
       limit: 65_535,
-      hostEntriesPeak: 512,
-      gatherWindows: 0,
+      hostEntriesPeak: 1,
+      gatherWindows: 1,
       refused: 0,
       windows: 0,
       leftInGuestTable: 0,
@@ -75,11 +53,89 @@ describe('nested', () => {
     });
     for (const key of ['requests', 'kicks', 'hostMapCalls', 'hostUnmapCalls', 'seconds'])
       expect(row[key]).toBeTypeOf('number');
+    expect(row['l2']).toEqual({ entries: 1, mapCalls: 1, ioptes: { 4096: 512 } });
+    expect(row['contexts']).toBeUndefined();
+  });
+
+  const SCATTERED = ['nested', '--l2-ram', '2M', '--pattern', 'scattered'];
+
+  it.each([
+    [['--policy', 'forward'], 512],
+    [['--policy', 'kick'], 1],
+    [['--gather', 'never'], 512],
+    [['--gather', 'always'], 1],
+    [['--max-entry', '1M'], 2],
+    [['--backing', 'hugetlb'], 512],
+    [['--backing', 'anonymous'], 512],
+    [['--live-map'], 512],
+    [['--live-map', '--live-unmap', '--policy', 'lossy'], 512],
+    [['--live-unmap', '--ring', '64'], 1],
+  ])('%j: %i entries', async (args, entries) => {
+    const { status, stdout } = await run(...SCATTERED, ...args, '--json');
+    expect([status, JSON.parse(stdout)]).toMatchObject([0, { refused: 0, l2: { entries }, failedChecks: [] }]);
+  });
+
+  it('counts the windows that a small ring opens when L2 is unmapped live', async () => {
+    const windows = async (ring: string): Promise<unknown> => {
+      const { stdout } = await run(...SCATTERED, '--live-unmap', '--ring', ring, '--json');
+      return (JSON.parse(stdout) as Record<string, unknown>)['windows'];
+    };
+    expect([await windows('256'), await windows('1024')]).toEqual([1, 0]);
+    const { stdout } = await run(...SCATTERED, '--live-unmap', '--ring', '256');
+    expect(stdout).toMatch(/│ windows │[^]*│ exact +│(?:[^│]*│){6} +1 │/);
+  });
+
+  it('explains what the plan did, with a sentence for each figure', async () => {
+    const { status, stdout } = await run(...SCATTERED, '--live-unmap', '--ring', '256', '--explain');
+    expect(status).toBe(0);
+    expect(stdout).toContain('L2 2 MiB scattered 4k, policy exact: host context type1 group 0');
+    const cells = [...stdout.matchAll(/^│ (\S[^│]*?) +│ +([\d,.]+) │ +([\d,.]+) │ +([\d,.]+) │ (.*\.) +│$/gm)];
+    const figures = Object.fromEntries(cells.map(([, name = '', ...values]) => [name, values.slice(0, 3).join(' ')]));
+    expect(figures).toEqual({
+      'guest mappings': '512 512 0',
+      entries: '1 1 0',
+      'most entries': expect.stringMatching(/^1 1 /) as string,
+      joined: '0 0 0',
+      gathered: '1 1 0',
+      'joins made': '0 0 0',
+      'gathers made': expect.stringMatching(/^1 1 /) as string,
+      planned: '0 0 0',
+      revoked: '0 0 0',
+      demotions: '0 0 1',
+      windows: '0 0 1',
+      'longest, ms': expect.stringMatching(/^0 0 /) as string,
+      'low water': '0 0 0',
+      compactions: '0 0 0',
+      'calls saved': expect.stringMatching(/^511 511 /) as string,
+    });
+    for (const [, name = '', , , , sentence = ''] of cells) expect(`${name}: ${sentence}`).toMatch(/: [A-Z].*\.$/);
+  });
+
+  it('explains in JSON too, tails included that wait for the device', async () => {
+    const args = ['--l2-ram', '1M', '--pattern', 'scattered', '--explain', '--json'];
+    const { stdout } = await run('nested', ...args);
+    const { contexts } = JSON.parse(stdout) as { contexts: Record<string, Record<string, unknown>[]> };
+    expect(contexts['mapped']?.[0]).toMatchObject({
+      quiet: true,
+      planned: 1,
+      plannedPages: 256,
+      entries: 0,
+      limit: 65_535,
+    });
+    expect(contexts['live']?.[0]).toMatchObject({
+      quiet: false,
+      planned: 0,
+      entries: 1,
+      gathered: 1,
+      guestMappings: 256,
+    });
+    expect(contexts['end']?.[0]).toMatchObject({ entries: 0, windows: { count: 0, open: 0 } });
   });
 
   it('ends with 1 when a request is refused that was not expected to be', async () => {
-    const { status, stdout } = await run('nested', '--l2-ram', '2M', '--pattern', 'scattered', '--limit', '511');
-    expect([status, stdout.includes('refused 1 of')]).toEqual([1, true]);
+    const refused = await run(...SCATTERED, '--limit', '511', '--policy', 'forward');
+    expect([refused.status, refused.stdout.includes('refused 1 of')]).toEqual([1, true]);
+    expect((await run(...SCATTERED, '--limit', '511')).status).toBe(0);
   });
 
   it('takes reserved memory from a file, and leaves it out of L2', async () => {
@@ -94,7 +150,7 @@ describe('nested', () => {
       path,
       '--json',
     );
-    expect([status, JSON.parse(stdout)]).toMatchObject([0, { reservedPages: 256, refused: 0, hostEntriesPeak: 256 }]);
+    expect([status, JSON.parse(stdout)]).toMatchObject([0, { reservedPages: 256, refused: 0, hostEntriesPeak: 1 }]);
   });
 
   it('names the size that too many reserved regions need, and merges them when asked to', async () => {
@@ -110,7 +166,14 @@ describe('nested', () => {
 
   it.each([
     [['--rmrr', '/nothing/here'], /ENOENT/],
-    [['--policy', 'exact'], /policy "exact" is not available \(available: forward\)/],
+    [['--policy', 'greedy'], /policy "greedy" is not available \(available: forward, exact, kick, lossy\)/],
+    [['--gather', 'sometimes'], /Allowed choices are never, auto, always/],
+    [['--max-entry', '5000', '--l2-ram', '2M'], /maxEntryBytes must be a multiple of 4096/],
+    [['--max-entry', '0'], /is not a size/],
+    [['--backing', 'file'], /Allowed choices are memfd, hugetlb, anonymous/],
+    [['--ring', '100'], /must be a power of two in \[2, 32768\]/],
+    [['--ring', '65536'], /must be an integer in \[2, 32768\]/],
+    [['--ring', '1'], /must be an integer in \[2, 32768\]/],
     [['--l2-ram', '4097'], /bytes must be a multiple of 4096/],
     [['--l2-ram', '0'], /is not a size/],
     [['--l2-ram', '3M', '--page', '2m', '--pattern', 'scattered'], /bytes must be a multiple/],
@@ -124,6 +187,31 @@ describe('nested', () => {
     expect([status, stdout]).toEqual([2, '']);
     expect(stderr.trim().split('\n')).toHaveLength(1);
     expect(stderr).toMatch(message);
+  });
+});
+
+describe('the rows of the main job', () => {
+  const names = (policy?: Policy): string[] =>
+    jobRows(policy).map((row) => `${row.l2Bytes / 2 ** 20} ${row.pattern} ${row.policy} ${row.refused}`);
+
+  it('show forwarding beside the default where they differ', () => {
+    expect(names()).toEqual(
+      expect.arrayContaining([
+        '256 scattered forward 1',
+        '256 scattered exact 0',
+        '1024 mix90 forward 0',
+        '1024 mix90 exact 0',
+      ]),
+    );
+  });
+
+  it('are run once each under a policy that is asked for, and only forwarding is refused anything', () => {
+    for (const policy of ['exact', 'kick', 'lossy'] as const)
+      expect(names(policy).every((name) => name.endsWith(`${policy} 0`))).toBe(true);
+    expect(new Set(names('forward')).size).toBe(names('lossy').length);
+    expect(names('forward')).toContain('256 scattered forward 1');
+    const [contiguous] = jobRows('exact');
+    expect([oneToOne(contiguous!, '6.12').refused, oneToOne(contiguous!, '4k').refused]).toEqual([0, 1]);
   });
 });
 
@@ -143,6 +231,29 @@ describe('replay', () => {
     const { status, stdout } = await run('replay', file('c.ndjson', `${header}\n${wrong}\n`));
     expect(status).toBe(1);
     expect(stdout).toMatch(/ATTACH.*status.*NOMEM.*OK/);
+  });
+
+  it('shows what the policy did: a live device is mapped 1:1 and loses nothing', async () => {
+    const trace = fileURLToPath(new URL('./traces/vfio-user-blk.ndjson.gz', import.meta.url));
+    const exact = await run('replay', trace);
+    expect([exact.status, exact.stderr]).toEqual([0, '']);
+    expect(exact.stdout).toMatch(/│ policy +│ exact/);
+    expect(exact.stdout).toMatch(/│ gathered +│ 0 entries/);
+    expect(exact.stdout).toMatch(/│ windows +│ 0, in which/);
+    const row = async (policy: string): Promise<Record<string, unknown>> =>
+      JSON.parse((await run('replay', trace, '--policy', policy, '--json')).stdout) as Record<string, unknown>;
+    const one = await row('exact');
+    const other = await row('forward');
+    expect([one['hostEntriesPeak'], one['hostMapCalls']]).toEqual([other['hostEntriesPeak'], other['hostMapCalls']]);
+    expect(one).toMatchObject({ windows: 0, gatherWindows: 0, differenceCount: 0, policy: 'exact' });
+  });
+
+  it('joins what a driver maps before it enables bus mastering', async () => {
+    const trace = fileURLToPath(new URL('./traces/l2-boot.ndjson.gz', import.meta.url));
+    const { status, stdout } = await run('replay', trace, '--json');
+    expect([status, JSON.parse(stdout)]).toMatchObject([0, { windows: 0, differenceCount: 0, leftInHostTable: 0 }]);
+    const { hostEntriesPeak } = JSON.parse(stdout) as { hostEntriesPeak: number };
+    expect(hostEntriesPeak).toBeLessThan(138);
   });
 
   it.each([

@@ -6,6 +6,8 @@ export interface Mutant {
   readonly file: string;
   readonly find: string;
   readonly replace: string;
+  /** Suites that run against it; default those of main.ts. */
+  readonly suites?: readonly string[];
 }
 
 const iommu = (file: string, id: string, find: string, replace: string): Mutant => ({
@@ -19,6 +21,20 @@ const wire = (file: string, id: string, find: string, replace: string): Mutant =
   file: `src/wire/${file}.ts`,
   find,
   replace,
+});
+const ring = (file: string, id: string, find: string, replace: string): Mutant => ({
+  id,
+  file: `src/virtio/${file}.ts`,
+  find,
+  replace,
+  suites: ['src/virtio'],
+});
+const table = (file: string, id: string, find: string, replace: string): Mutant => ({
+  id,
+  file: `src/intervals/${file}.ts`,
+  find,
+  replace,
+  suites: ['src/intervals'],
 });
 const coalesce = (file: string, id: string, find: string, replace: string): Mutant => ({
   id,
@@ -112,7 +128,7 @@ const MAP: readonly Mutant[] = [
     'if (!granule.isStart(request.physHigh, request.physLow)) return false;',
     '',
   ),
-  iommu('map', 'physical wrap accepted', '<= limit - length', '<= limit'),
+  iommu('map', 'physical wrap accepted', 'granule.physLimit - length', 'granule.physLimit'),
   iommu(
     'map',
     'inverted range compared by low words',
@@ -132,7 +148,7 @@ const MAP: readonly Mutant[] = [
 
 const UNMAP: readonly Mutant[] = [
   iommu('unmap', 'unmap ignores reserved', 'if (request.reservedSet)', 'if (false as boolean)'),
-  iommu('unmap', 'split at the start allowed', 'table.startAt(slot) < start ||', 'false ||'),
+  iommu('unmap', 'split at the start allowed', 'slotStart < start ||', 'false ||'),
   iommu('unmap', 'split at the end allowed', 'domain.table.endAt(slot) > end', 'domain.table.endAt(slot) > end + 1e9'),
   iommu(
     'unmap',
@@ -141,6 +157,7 @@ const UNMAP: readonly Mutant[] = [
     'granule.isLast(endHigh, endLow) ? last + 1 : last + 1',
   ),
   iommu('unmap', 'unmap forgets the host', 'domain.planner.unmap(segment.token,', 'void (segment.token,'),
+  iommu('unmap', 'unmap of one mapping forgets the host', '  planner.unmap(segment.token,', '  void (planner,'),
   iommu('unmap', 'unmapped mappings stay counted', 'state.mappings -= removed;', 'void removed;'),
 ];
 
@@ -177,7 +194,7 @@ const REPLY: readonly Mutant[] = [
   iommu(
     'request-queue',
     'used length 0 with a status',
-    'queue.push(segment.head[i]!, abi.Tail.SIZE);',
+    'queue.push(segment.head[i]!, TAIL_BYTES);',
     'queue.push(segment.head[i]!, status === 0 ? 4 : 0);',
   ),
   iommu(
@@ -189,7 +206,7 @@ const REPLY: readonly Mutant[] = [
   iommu(
     'request-queue',
     'tail without room is written',
-    'chain.writableLength < abi.Tail.SIZE',
+    'chain.writableLength < TAIL_BYTES',
     'chain.writableLength < 1',
   ),
   iommu('segment', 'a refused mapping stays in the table', 'domain.table.remove(start);', 'void start;'),
@@ -208,6 +225,12 @@ const REPLY: readonly Mutant[] = [
 ];
 
 const TRANSLATION: readonly Mutant[] = [
+  iommu(
+    'translate',
+    'rights not checked in one page',
+    '(table.flagsAt(slot) & right) !== right',
+    '(table.flagsAt(slot) & 3) === 0',
+  ),
   iommu('translate', 'rights not checked', '(table.flagsAt(slot) & right) === 0', '(table.flagsAt(slot) & 3) === 0'),
   iommu(
     'translate',
@@ -248,14 +271,655 @@ const LIFE: readonly Mutant[] = [
   iommu('core', 'bypass survives a system reset', 'this.state.bypass = this.state.initialBypass;', ''),
   iommu('core', 'reset keeps endpoints attached', 'endpoint.domain = undefined;', 'void endpoint;'),
   coalesce('forward', 'a failed map leaves its pieces', 'mirror.undoMaps(batch, start, stopped);', 'void start;'),
-  coalesce(
-    'forward',
-    'the first context keeps what the second refused',
-    'if (mirrors[k]!.source !== undefined) mirrors[k]!.unmapRange(iova, pages);',
-    'void k;',
-  ),
-  coalesce('mirror', 'a failed unmap is shrugged off', "this.block('UNMAP', undo.errno[0]!, iova)", 'void 0'),
+  coalesce('mirror', 'a failed unmap is shrugged off', "this.block('UNMAP', undo.errno[0]!, iova, pages)", 'void 0'),
   coalesce('source', 'bypass reaches reserved memory', 'start = hole.end;', 'start = hole.start;'),
+];
+
+/** A broken host plan; the tests of `suite` beside the code must notice. */
+const plan = (file: string, suite: string, id: string, find: string, replace: string): Mutant => ({
+  id: `plan: ${id}`,
+  file: file.includes('/') ? `src/${file}.ts` : `src/coalesce/${file}.ts`,
+  find,
+  replace,
+  suites: suite.split(' ').map((name) => `src/coalesce/${name}.test.ts`),
+});
+
+const PLAN_SHAPE: readonly Mutant[] = [
+  plan(
+    'shaper',
+    'shaper',
+    'an entry one page too long',
+    'return this.end + pages <= limit;',
+    'return this.end + pages <= limit + 1;',
+  ),
+  plan(
+    'shaper',
+    'shaper',
+    'gathers windows of 16 pieces',
+    'if (this.pieces > this.#gatherAbove) {',
+    'if (this.pieces >= this.#gatherAbove) {',
+  ),
+  plan(
+    'shaper',
+    'shaper',
+    'joins across regions',
+    'va === this.#nextVa && region === this.#region &&',
+    'va === this.#nextVa &&',
+  ),
+  plan(
+    'shaper',
+    'shaper',
+    'joins what is not contiguous',
+    'va === this.#nextVa && region === this.#region &&',
+    'region === this.#region &&',
+  ),
+  plan('shaper', 'shaper', 'joins across rights', 'iova === this.end && flags === this.flags', 'iova === this.end'),
+  plan('shaper', 'shaper', 'joins across holes', 'iova === this.end && flags === this.flags', 'flags === this.flags'),
+  plan(
+    'shaper',
+    'shaper',
+    'a window one page too long',
+    'this.end + pages - this.start > this.#windowMost',
+    'this.end + pages - this.start > this.#windowMost + 1',
+  ),
+  plan('shaper', 'shaper', 'large mappings vanish in windows', 'return pages >= this.#window || ', 'return '),
+  plan('shaper', 'shaper', 'cuts 2M pages of congruent runs', 'if (edge - start >= this.#window) limit = edge;', ''),
+  plan(
+    'shaper',
+    'shaper',
+    'a window of too many pieces',
+    'limits.windowPieces === 0 ? Infinity : limits.windowPieces',
+    'Infinity',
+  ),
+  plan(
+    'shaper',
+    'shaper',
+    'forgets the pieces before a large one',
+    'if (last > this.#gatherAbove) this.#gather(last);\n    else this.#emit(last);',
+    'if (last > this.#gatherAbove) this.#gather(last);',
+  ),
+  plan(
+    'stretch',
+    'install',
+    'gathers on anonymous memory',
+    'rights === 0 || (found & REGION_GATHERABLE) === 0 ||',
+    'rights === 0 ||',
+  ),
+  plan(
+    'stretch',
+    'install',
+    'gathers where the embedder said never',
+    "settings.gather !== 'never' && windowPieces > 1",
+    'windowPieces > 1',
+  ),
+  plan(
+    'stretch',
+    'install',
+    'gathers on iommufd and mediated devices',
+    "settings.gather !== 'never' && windowPieces > 1",
+    "settings.gather !== 'never'",
+  ),
+  plan('stretch', 'install', 'gathers on hosts with larger pages', ' && (pageSizes & 4096n) !== 0n', ''),
+  plan(
+    'iommu/memory-link',
+    'install',
+    'gathers hugetlb memory',
+    'if (file?.pageSize !== 4096) return false;',
+    'if (file === undefined) return false;',
+  ),
+  plan(
+    'iommu/memory-link',
+    'install',
+    'gathers files sealed against writing',
+    'return readOnly || !sealed;',
+    'return readOnly || sealed || true;',
+  ),
+  plan(
+    'install',
+    'install',
+    'joins across usable ranges',
+    'if (shaper.continues(iova, flags) && !this.isEdge(iova)) {',
+    'if (shaper.continues(iova, flags)) {',
+  ),
+  plan(
+    'install',
+    'install',
+    'joins stretches across usable ranges',
+    'table.flagsAt(slot) !== flags || this.isEdge(border)',
+    'table.flagsAt(slot) !== flags',
+  ),
+  plan(
+    'install',
+    'install',
+    'joins stretches across rights',
+    'slot === NONE || table.flagsAt(slot) !== flags ||',
+    'slot === NONE ||',
+  ),
+  plan(
+    'install',
+    'budget',
+    'counts runs apart as one',
+    'return (flags & GATHERABLE) !== 0 || this.#isOneRun(border);',
+    'return true || this.#isOneRun(border);',
+  ),
+  plan('install', 'install', 'plans what no entry can show', 'if (start < edge && edge < end) return true;', ''),
+  plan(
+    'install',
+    'install',
+    'joins registers with memory',
+    'const alone = !backing.locate(gpa, pages, rights) || (backing.foundFlags & HOST_MMIO) !== 0;',
+    'const alone = !backing.locate(gpa, pages, rights);',
+  ),
+];
+
+const PLAN_REMOVAL: readonly Mutant[] = [
+  plan(
+    'removal',
+    'demotion',
+    'keeps an entry of which a part was unmapped',
+    'if (this.#cut.length > 0) takeApart(mirror, this.#cut, gone);',
+    '',
+  ),
+  plan(
+    'removal',
+    'removal',
+    'planned mappings survive their UNMAP',
+    'mirror.plan.withdraw(ranges.start[i]!, ranges.end[i]!);',
+    'void i;',
+  ),
+  plan(
+    'removal',
+    'removal',
+    'one unmap takes what stays between',
+    '(spanned || this.#nothingBetween(',
+    '(true || this.#nothingBetween(',
+  ),
+  plan(
+    'removal',
+    'removal',
+    'one unmap for each entry',
+    '(spanned || this.#nothingBetween(',
+    '(false && this.#nothingBetween(',
+  ),
+  plan(
+    'removal',
+    'removal',
+    'an entry that reaches out goes whole',
+    'if (from < ranges.start[i]! || to > end) {',
+    'if (from < ranges.start[i]!) {',
+  ),
+  plan(
+    'removal',
+    'removal',
+    'shrugs a refused UNMAP off',
+    "mirror.block('UNMAP', batch.errno[stopped]!, batch.iova[stopped]!, batch.pages[stopped]);\n      return false;",
+    'return false;',
+  ),
+  plan(
+    'waiting',
+    'waiting',
+    'loses the part before an UNMAP',
+    'if (from < start) this.add(from, start, flags, endOfMapping(from) < start);',
+    '',
+  ),
+  plan(
+    'waiting',
+    'waiting',
+    'keeps a page too much',
+    'if (to > end) this.add(end, to, flags, endOfMapping(end) < to);',
+    'if (to > end) this.add(end - 1, to, flags, endOfMapping(end) < to);',
+  ),
+  plan(
+    'waiting',
+    'waiting',
+    'revoked parts become planned when cut',
+    'if (from < start) this.add(from, start, flags,',
+    'if (from < start) this.add(from, start, flags & ~REVOKED,',
+  ),
+  plan(
+    'host-entries',
+    'host-entries',
+    'a stale entry',
+    'this.#forget(first);\n      table.removeAt(first);',
+    'this.#forget(first);',
+  ),
+  plan('host-entries', 'host-entries', 'gathered entries are not counted', 'this.gathered++;', ''),
+  plan('demotion', 'demotion', 'the rest is not mapped in the same call', 'shape(mirror, batch, list);', ''),
+  plan(
+    'demotion',
+    'demotion',
+    'the rest in two halves instead of classes',
+    'fits(appendClasses, budget.lowWater) || ',
+    '',
+  ),
+  plan(
+    'demotion',
+    'demotion',
+    'drops entries of live devices',
+    'if (mirror.undisturbed) dropAndWait(mirror, list);',
+    'if (mirror.entries.size >= 0) dropAndWait(mirror, list);',
+  ),
+  plan(
+    'demotion',
+    'removal',
+    'pins again while nobody looks',
+    'if (mirror.undisturbed) dropAndWait(mirror, list);',
+    'if (mirror.entries.size < 0) dropAndWait(mirror, list);',
+  ),
+  plan(
+    'demotion',
+    'demotion',
+    'windows are not counted',
+    '  tally.windows++;\n  tally.longestWindow',
+    '  tally.longestWindow',
+  ),
+  plan(
+    'demotion',
+    'demotion',
+    'what has no room is not revoked',
+    'for (const { rest } of list) for (const part of rest) revokeMissing(mirror, part);',
+    '',
+  ),
+  plan(
+    'demotion',
+    'budget',
+    'promises more than there is room for',
+    'if (mirror.budget.taken <= mirror.budget.limit) continue;',
+    'if (mirror.budget.limit >= 0) continue;',
+  ),
+  plan('remainder', 'memory-change', 'memory that goes is mapped again', 'if (gone?.(gpa, pages) === true || ', 'if ('),
+  plan(
+    'remainder',
+    'demotion',
+    'joins what is left over a hole',
+    'if (last?.end === iova) {',
+    'if (last !== undefined) {',
+  ),
+  plan(
+    'revocation',
+    'demotion',
+    'a refused reinstallation is forgotten',
+    'if (from !== NONE) mirror.waiting.add(from, end, flags, count > 1);',
+    '',
+  ),
+  plan('tally', 'demotion', 'never lets the devices go on', 'this.#settings.resumeDma?.(this.#context);', ''),
+];
+
+const PLAN_ROOM: readonly Mutant[] = [
+  plan('budget', 'budget', 'keeps no entry free', 'return this.taken + (this.joins ? 1 : 0);', 'return this.taken;'),
+  plan(
+    'budget',
+    'budget',
+    'keeps two entries free',
+    'return this.taken + (this.joins ? 1 : 0);',
+    'return this.taken + (this.joins ? 2 : 0);',
+  ),
+  plan(
+    'budget',
+    'budget',
+    'forgets what waits',
+    'return entries.size + plan.batched + waiting.size - waiting.revoked',
+    'return entries.size + plan.batched',
+  ),
+  plan(
+    'budget',
+    'budget',
+    'low water one entry early',
+    'return this.left < this.lowWater;',
+    'return this.left <= this.lowWater;',
+  ),
+  plan('budget', 'budget', 'low water of a quarter', 'Math.floor(this.limit / 8)', 'Math.floor(this.limit / 4)'),
+  plan('budget', 'budget', 'short entries are told again and again', 'this.#low = true;', ''),
+  plan(
+    'planner',
+    'budget',
+    'one entry beyond the limit',
+    'plan.park();\n    if (budget.left >= 0) return 0;',
+    'plan.park();\n    if (budget.left >= -1) return 0;',
+  ),
+  plan(
+    'planner',
+    'budget',
+    'answers OK what it refused',
+    'const errno = this.#plan(mirror, i);\n      if (errno !== 0) this.#refuse(i, errno, mirror);',
+    'this.#plan(mirror, i);',
+  ),
+  plan(
+    'planner',
+    'budget',
+    'the cap forgets what the kick has planned',
+    'mirror.pages + waiting.pages + plan.pages + ram',
+    'mirror.pages + waiting.pages + ram',
+  ),
+  plan('planner', 'budget', 'the cap is one page too low', '+ ram > mirror.pageCap', '+ ram >= mirror.pageCap'),
+  plan(
+    'planner',
+    'planner',
+    'a refused MAP stays in the other contexts',
+    'this.#removal.apply(other);',
+    'if (other === mirror) this.#removal.apply(other);',
+  ),
+  plan(
+    'planner',
+    'demotion',
+    'revoked parts never come back',
+    'if (mirror.waiting.revoked > 0 && !mirror.quiet) reinstallRevoked(mirror);',
+    '',
+  ),
+  plan(
+    'admission',
+    'admission',
+    'admits one entry too few',
+    'if (need.entries > limit) return Errno.ENOSPC;',
+    'if (need.entries >= limit) return Errno.ENOSPC;',
+  ),
+  plan(
+    'admission',
+    'admission',
+    'admits one entry too many',
+    'if (need.entries > limit) return Errno.ENOSPC;',
+    'if (need.entries > limit + 1) return Errno.ENOSPC;',
+  ),
+  plan(
+    'admission',
+    'admission',
+    'admits one page too few',
+    'return need.pages > mirror.pageCap',
+    'return need.pages >= mirror.pageCap',
+  ),
+  plan(
+    'admission',
+    'admission',
+    'admits without an entry kept free',
+    'if (need.entries < mappings) need.entries++;',
+    '',
+  ),
+  plan(
+    'mirror',
+    'compaction',
+    'compacts live contexts under exact',
+    'const mayDisturb = this.undisturbed || compactsLive(settings.policy);',
+    'const mayDisturb = this.undisturbed || settings.policy.length > 0;',
+  ),
+  plan('mirror', 'compaction', 'compacts under forward', "settings.policy === 'forward' ||", ''),
+  plan(
+    'mirror',
+    'compaction',
+    'does not compact when entries run short',
+    'if (this.mappings !== undefined && this.budget.isLow) this.relieve();',
+    '',
+  ),
+  plan(
+    'mirror',
+    'compaction',
+    'says there is room in a blocked context',
+    'if (this.source === undefined || this.entries.size >= before) return false;',
+    'if (this.entries.size >= before) return false;',
+  ),
+  plan(
+    'compaction',
+    'compaction',
+    'a refused group is not put back',
+    'this.#restore(batch.iova[stopped]!, batch.iova[stopped]! + batch.pages[stopped]!);',
+    '',
+  ),
+  plan(
+    'compaction',
+    'compaction',
+    'compacts registers',
+    'if ((flags & HOST_MMIO) !== 0 || mappings === undefined',
+    'if (mappings === undefined',
+  ),
+  plan(
+    'compaction',
+    'compaction',
+    'compacts across usable ranges',
+    'if (!shaper.continues(iova, kind) || plan.isEdge(iova)) shaper.finish();',
+    'if (!shaper.continues(iova, kind)) shaper.finish();',
+  ),
+  plan(
+    'compaction',
+    'compaction',
+    'live windows are not told',
+    'if (live) this.#tell(disturbance.end());',
+    'if (live) disturbance.end();',
+  ),
+];
+
+const PLAN_SEND: readonly Mutant[] = [
+  plan(
+    'planner',
+    'install',
+    'installs before a window is complete',
+    'const done = mirror.quiet ? plan.sender.flush() : plan.installWaiting();',
+    'const done = plan.installWaiting();',
+  ),
+  plan(
+    'planner',
+    'planner',
+    'installs after the answer',
+    'const done = mirror.quiet ? plan.sender.flush() : plan.installWaiting();',
+    'const done = plan.sender.flush();',
+  ),
+  plan(
+    'send',
+    'install',
+    'a failed planned installation is silent',
+    'this.#mirror.block(operation, errno, this.failedAt, this.failedPages);',
+    'void operation;',
+  ),
+  plan(
+    'send',
+    'install',
+    'a failed planned installation is shrugged off',
+    'if (!this.refusals.refuse(first, errno)) this.fail(first, next - first, errno);',
+    'this.refusals.refuse(first, errno);',
+  ),
+  plan(
+    'send',
+    'install',
+    'windows are left standing',
+    'if (batch.pieceCount > 0) mirror.context.dropWindows(batch);',
+    '',
+  ),
+  plan('send', 'install', 'refused entries are not tried 1:1', 'this.#oneByOne(start, end);', ''),
+  plan(
+    'send',
+    'install',
+    'too many pieces at a time',
+    'if (!this.held && batch.pieceCount > 0 && batch.pieceCount + count > windowPieces) this.flush();',
+    '',
+  ),
+  plan(
+    'send',
+    'install',
+    'claims calls that were not saved',
+    'const joins = batch.kind[i] === HostOp.gather || batch.note[i] === NOTE_JOINED;',
+    'const joins = this.#mappings[i]! > 0;',
+  ),
+  plan(
+    'install',
+    'install',
+    'tails stay planned on a live context',
+    'if (!this.installWaiting()) this.sender.blockFailed(operation);',
+    'void operation;',
+  ),
+  plan(
+    'forward',
+    'budget',
+    'gives the free entry away',
+    'waiting.size > waiting.revoked || plan.open ? budget.left : Infinity;',
+    'false ? budget.left : Infinity;',
+  ),
+];
+
+const PLAN_SWITCH: readonly Mutant[] = [
+  plan(
+    'replay',
+    'admission',
+    'ATTACH joins under forward',
+    "source.kind === 'domain' && joinsWhenQuiet(mirror.settings.policy)",
+    "source.kind === 'domain'",
+  ),
+  plan(
+    'replay',
+    'planner',
+    'ATTACH leaves tails planned on a live context',
+    'joins && !mirror.quiet',
+    'joins && mirror.quiet',
+  ),
+  plan(
+    'mirror',
+    'planner',
+    'a reset keeps what was planned',
+    'this.entries.clear();\n      this.waiting.clear();\n      this.plan.forget();',
+    'this.entries.clear();',
+  ),
+  plan(
+    'mirror',
+    'install',
+    'a waking context gets its tails late',
+    "if (this.mappings !== undefined) this.plan.installPlanned('installation of planned mappings');\n    this.quiet = false;",
+    'this.quiet = false;',
+  ),
+  plan(
+    'mirror',
+    'planner',
+    'a policy change forgets what was planned',
+    "if (!joinsWhenQuiet(next) && this.mappings !== undefined) this.plan.installPlanned('change of policy');",
+    '',
+  ),
+  plan(
+    'replay',
+    'planner',
+    'an ATTACH that ended in a block is answered OK',
+    'return errno === 0 && mirror.source !== source ? Errno.EIO : errno;',
+    'return errno;',
+  ),
+  plan(
+    'forward',
+    'budget',
+    'live MAPs take the entry kept free',
+    'return budget.joins || waiting.size',
+    'return waiting.size',
+  ),
+  plan(
+    'install',
+    'budget',
+    'cuts promises without asking for room',
+    'if (budget.taken > budget.limit && !this.#mirror.relieve()) revokeOneOf(this.#mirror, start, end);',
+    'void budget;',
+  ),
+  plan(
+    'compaction',
+    'compaction',
+    'forgets what it replaced when it sends early',
+    'if (batch.pieceCount > 0 && batch.pieceCount + count > this.#mirror.context.limits.windowPieces) this.#send();\n    if (!this.#replaces(iova, iova + pages)) return;',
+    'if (!this.#replaces(iova, iova + pages)) return;\n    if (batch.pieceCount > 0 && batch.pieceCount + count > this.#mirror.context.limits.windowPieces) this.#send();',
+  ),
+  plan(
+    'compaction',
+    'compaction',
+    'one window keeps the joins back',
+    'if (mirror.context.buildWindows(batch, 0) < batch.count) this.#dropGathers();',
+    'if (mirror.context.buildWindows(batch, 0) < batch.count) return batch.clear();',
+  ),
+  plan(
+    'send',
+    'compaction planner',
+    'maps into a blocked context',
+    'if (mirror.isBlocked()) return;\n      if (stopped < single.count) {',
+    'if (stopped < single.count) {',
+  ),
+  plan(
+    'settings',
+    'planner',
+    'exact joins on live contexts',
+    "return policy === 'kick' || policy === 'lossy';",
+    "return policy !== 'forward';",
+  ),
+  plan('settings', 'planner', 'forward joins while quiet', "return policy !== 'forward';", 'return policy.length > 0;'),
+  plan(
+    'iommu/host-groups',
+    'install',
+    'an unknown device counts as off',
+    'if (busMaster !== false) quiet = false;',
+    'if (busMaster === true) quiet = false;',
+  ),
+  plan(
+    'iommu/host-groups',
+    'install',
+    'the last device decides for its group',
+    'if (busMaster !== false) quiet = false;',
+    'quiet = busMaster === false;',
+  ),
+  plan(
+    'memory-change',
+    'memory-change',
+    'half a mapping is planned whole',
+    'if (joins && to - from === pages) plan.add(',
+    'if (joins) plan.add(',
+  ),
+  plan(
+    'memory-change',
+    'memory-change',
+    'other mappings of a window go with a region',
+    'removal.apply(mirror, (gpa, pages) => gpa < end && gpa + pages > place.gpa);',
+    'removal.apply(mirror, () => true);',
+  ),
+  plan(
+    'memory-change',
+    'memory-change',
+    'memory that does not fit is half shown',
+    "mirror.block('new memory region', Errno.ENOSPC, NONE)",
+    'void 0',
+  ),
+];
+
+const IN_PLACE: readonly Mutant[] = [
+  iommu(
+    'request-queue',
+    'reads over the end of a window',
+    'length <= window.end - gpa && (offset',
+    'length > 0 && (offset',
+  ),
+  iommu('request-queue', 'reads from the word before', '(offset & 3) === 0)', '(offset & 3) >= 0)'),
+  ring(
+    'split-queue',
+    'rings stay where memory was',
+    '!== this.#generation) this.#bind();',
+    '!== this.#generation) void 0;',
+  ),
+  ring('split-queue', 'used entries go where memory was', 'longs.length > 0 && this.#current()', 'longs.length > 0'),
+  ring(
+    'split-queue',
+    'a lost ring looks empty',
+    'if (idx === this.#nextAvail) return EMPTY;',
+    'if (((idx - this.#nextAvail) & 0xffff) === 0) return EMPTY;',
+  ),
+  ring(
+    'split-queue',
+    'a used entry stays inside one window',
+    '!this.#memory.writeWord(this.#used + entry, head) ||',
+    '!this.#memory.writeWords2(this.#used + entry, head, bytes) ||',
+  ),
+  ring('split-walk', 'a table within a table', 'refused = INDIRECT;', 'refused = this.#refused;'),
+  ring('split-walk', 'indirect without the feature', 'indirect ? 0 : INDIRECT', 'indirect ? 0 : 0'),
+  ring('split-walk', 'an indirect chain one too short', 'left = this.#size + 1;', 'left = this.#size;'),
+  ring('split-walk', 'a table over the end of a window', 'bytes <= window.end - table && ', ''),
+  ring('split-walk', 'a table from the word before', ' && ((table - window.start) & 3) === 0', ''),
+];
+
+const TABLE: readonly Mutant[] = [
+  table('search', 'what was removed is found', ' && index >= ints[base * 2 + FIRST]!', ''),
+  table('insert', 'a run passes the interval before it', ' || !clearBefore(tree, leaf, start)', ''),
+  table('insert', 'a run downwards leaves its leaf', ' || start < tree.runLow', ''),
+  table(
+    'remove',
+    'the front of a leaf is still searched',
+    'front ? -Infinity : Infinity',
+    'front ? Infinity : Infinity',
+  ),
 ];
 
 /** All of them. */
@@ -268,4 +932,11 @@ export const MUTANTS: readonly Mutant[] = [
   ...REPLY,
   ...TRANSLATION,
   ...LIFE,
+  ...IN_PLACE,
+  ...TABLE,
+  ...PLAN_SHAPE,
+  ...PLAN_REMOVAL,
+  ...PLAN_ROOM,
+  ...PLAN_SEND,
+  ...PLAN_SWITCH,
 ];

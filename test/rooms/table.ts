@@ -44,7 +44,7 @@ export const ROOMS: readonly Room[] = [
     core: true,
   },
   { name: 'coalesce', files: /^src\/coalesce\//, mayImport: ['base', 'intervals', 'host/context'], core: true },
-  { name: 'host/context', files: /^src\/host\/context\.ts$/, mayImport: ['base'], core: true },
+  { name: 'host/context', files: /^src\/host\/(context|batch-check)\.ts$/, mayImport: ['base'], core: true },
   {
     name: 'host/simulated',
     files: /^src\/host\/simulated(\.ts$|\/)/,
@@ -76,7 +76,7 @@ export const ROOMS: readonly Room[] = [
     files: /^src\/cli\//,
     mayImport: [...NODE_ABOVE, 'testing/node'],
     node: /./,
-    packages: ['cli-table3', 'commander', 'zod'],
+    packages: ['cli-table3', 'commander', 'vega', 'vega-lite', 'zod'],
   },
   // The bridge to node:diagnostics_channel is one function, so the entry file is its room.
   { name: 'diagnostics', files: /^src\/diagnostics\.ts$/, mayImport: ['iommu'], node: /./ },
