@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander';
 import { createRequire } from 'node:module';
 import { conformanceCommand } from './conformance.ts';
+import { countsCommand } from './counts.ts';
 import { CliError } from './errors.ts';
 import { nestedCommand } from './nested.ts';
 import { replayCommand } from './replay.ts';
@@ -12,6 +13,7 @@ Examples:
   $ virtio-iommu nested
   $ virtio-iommu nested --l2-ram 16G --pattern contiguous --json
   $ virtio-iommu replay trace.ndjson.gz
+  $ virtio-iommu counts --l2-ram 16G --policy forward,exact
   $ virtio-iommu conformance vectors/*.json
   $ virtio-iommu rmrr report --dmar DMAR.aml
 
@@ -41,7 +43,8 @@ function program(): Command {
     .description('A virtio-iommu device model, and a laboratory for it on a simulated VFIO host')
     .version(version)
     .addHelpText('after', EXAMPLES);
-  for (const each of [nestedCommand(), replayCommand(), conformanceCommand(), rmrrCommand()]) command.addCommand(each);
+  const commands = [nestedCommand(), replayCommand(), countsCommand(), conformanceCommand(), rmrrCommand()];
+  for (const each of commands) command.addCommand(each);
   for (const each of withSubcommands(command)) each.exitOverride();
   return command;
 }

@@ -1,19 +1,19 @@
 // `virtio-iommu replay`: sends a recorded trace through the device and says what went otherwise.
 import Table from 'cli-table3';
 import { Command, Option } from 'commander';
-import type { Policy } from '../coalesce/planner.ts';
+import type { Policy } from '../coalesce/settings.ts';
 import type { ReplayResult } from '../testing/lab/replay.ts';
 import { replayTrace } from '../testing/lab/replay.ts';
 import { TraceFileError, readTraceFile } from '../testing/node/trace-file.ts';
 import type { Trace } from '../testing/trace.ts';
 import { CliError } from './errors.ts';
-import { DEFAULT_LIMIT } from './nested-rows.ts';
+import { DEFAULT_LIMIT, DEFAULT_POLICY } from './nested-rows.ts';
 import { policyOption } from './policy-option.ts';
 import { Progress } from './progress.ts';
 import { integerArgument } from './sizes.ts';
 
 interface ReplayCliOptions {
-  readonly policy: Policy;
+  readonly policy?: Policy;
   readonly limit: number;
   readonly json?: true;
 }
@@ -24,6 +24,7 @@ const SHOWN = 20;
 const EXAMPLES = `
 Examples:
   $ virtio-iommu replay test/traces/l2-boot.ndjson.gz
+  $ virtio-iommu replay test/traces/vfio-user-blk.ndjson.gz --policy forward
   $ virtio-iommu replay trace.ndjson --limit 16 --json
 
 Exit status: 0 all as recorded, 1 something differs, 2 usage or an unreadable trace.`;
@@ -61,7 +62,7 @@ function replay(trace: Trace, file: string, options: ReplayCliOptions): ReplayRe
   const progress = new Progress(options.json !== true);
   try {
     return replayTrace(trace, {
-      policy: options.policy,
+      policy: options.policy ?? DEFAULT_POLICY,
       limit: options.limit,
       progress: (done, total) => progress.show(`${file}: ${done} of ${total}`),
       clock: () => performance.now(),
@@ -87,6 +88,9 @@ function print(result: ReplayResult): void {
     ['differences', result.differenceCount],
     ['host entries', `${result.hostEntriesPeak} at most, limit ${result.limit}`],
     ['host calls', `${result.hostMapCalls} map, ${result.hostUnmapCalls} unmap`],
+    ['policy', result.policy],
+    ['gathered', `${result.gatherWindows} entries`],
+    ['windows', `${result.windows}, in which a live mapping lost its access`],
     ['live at the end', result.liveAtEnd],
     ['left after reset', `${result.leftInGuestTable} guest, ${result.leftInHostTable} host`],
     ['seconds', result.seconds.toFixed(2)],

@@ -115,7 +115,7 @@ const MAP: readonly Mutant[] = [
   iommu('map', 'map into a bypass domain', 'if (domain.bypass)', 'if (false as boolean)'),
   iommu('map', 'input range start unchecked', 'start < state.inputStart ||', 'false ||'),
   iommu('map', 'input range end off by one', 'last >= state.inputEnd', 'last > state.inputEnd'),
-  iommu('map', 'map over reserved memory', 'if (domain.reserved.meets(start, end))', 'if (false as boolean)'),
+  iommu('map', 'map over reserved memory', 'if (reserved.meets(start, end))', 'if (false as boolean)'),
   iommu(
     'map',
     'mapping cap off by one',
@@ -228,8 +228,8 @@ const TRANSLATION: readonly Mutant[] = [
   iommu(
     'translate',
     'rights not checked in one page',
-    '(table.flagsAt(slot) & right) !== right',
-    '(table.flagsAt(slot) & 3) === 0',
+    '(table.flagsAt(slot) & right) === right',
+    '(table.flagsAt(slot) & 3) !== 0',
   ),
   iommu('translate', 'rights not checked', '(table.flagsAt(slot) & right) === 0', '(table.flagsAt(slot) & 3) === 0'),
   iommu(

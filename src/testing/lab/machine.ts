@@ -2,7 +2,7 @@
 // driver that L1's kernel would be. Nothing here decides what the guest does.
 import type { AddressRange } from '../../base/ranges.ts';
 import type { ReservedRegion } from '../../base/reserved.ts';
-import type { SimulatedType1Context } from '../../host/simulated.ts';
+import type { BackingObject, SimulatedType1Context } from '../../host/simulated.ts';
 import { SimulatedHost } from '../../host/simulated.ts';
 import type { IommuEvent } from '../../iommu/events.ts';
 import type { VirtioIommuOptions } from '../../iommu/virtio-iommu.ts';
@@ -22,6 +22,9 @@ export interface LabEndpoint {
   readonly reserved?: readonly ReservedRegion[];
 }
 
+/** What RAM is made of: memfd and hugetlb are files, of which a host can gather memfd's pages; anonymous has no file. */
+export type LabBacking = 'memfd' | 'hugetlb' | 'anonymous';
+
 /** What a machine is built of. */
 export interface LabMachineOptions {
   /** L1's RAM, ascending; multiples of 4 KiB. */
@@ -33,6 +36,10 @@ export interface LabMachineOptions {
   readonly entryLimit: number;
   /** I/O virtual addresses that the host maps; default those of an Intel host. */
   readonly usableRanges?: readonly AddressRange[];
+  /** What L1's RAM is made of; default memfd. */
+  readonly backing?: LabBacking;
+  /** Where it lies in the host's memory: `contiguous` (default, so that I/O page tables stay small), or page by page. */
+  readonly physical?: 'contiguous' | 'scattered';
   readonly requestQueueSize?: number;
   readonly driverFeatures?: bigint;
   /** Options of the device beside memory, endpoints and interrupts. */
@@ -54,12 +61,12 @@ export class LabMachine {
   readonly eventCounts = new Map<string, number>();
 
   constructor(options: LabMachineOptions) {
-    const { usableRanges } = options;
+    const { usableRanges, backing = 'memfd', physical = 'contiguous' } = options;
     this.host = new SimulatedHost({
       entryLimit: options.entryLimit,
       ...(usableRanges === undefined ? {} : { usableRanges: [...usableRanges] }),
     });
-    for (const range of options.ram) this.#addRam(range);
+    for (const range of options.ram) this.#addRam(range, backing, physical);
     const endpoints = options.endpoints.map((endpoint, group) => {
       const { id, reserved = [PC_MSI] } = endpoint;
       if (!endpoint.passed) return { id, reserved };
@@ -125,8 +132,20 @@ export class LabMachine {
     for (const context of this.contexts.values()) context.close();
   }
 
-  #addRam(range: MemoryRange): void {
-    const mapped = this.host.addressSpace.mmap({ length: range.size, kind: 'memfd' });
-    this.memory.addRegion({ gpa: range.gpa, size: range.size, windows: mapped.windows, hva: mapped.hva });
+  #addRam(range: MemoryRange, kind: LabBacking, layout: 'contiguous' | 'scattered'): void {
+    const { hva, object } = this.host.addressSpace.mmap({ length: range.size, kind, layout });
+    const file = kind === 'anonymous' ? {} : { file: { pageSize: object.pageSize } };
+    const { gpa, size } = range;
+    this.memory.addRegion({ gpa, size, windows: windowsOf(object, Number(size)), hva, ...file });
   }
+}
+
+/** The first `size` bytes of an object that whole huge pages may have made longer. */
+function windowsOf(object: BackingObject, size: number): Uint8Array[] {
+  let left = size;
+  return object.windows.slice(0, Math.ceil(size / object.windows[0]!.byteLength)).map((window) => {
+    const bytes = new Uint8Array(window, 0, Math.min(left, window.byteLength));
+    left -= bytes.length;
+    return bytes;
+  });
 }

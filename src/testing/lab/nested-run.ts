@@ -1,7 +1,8 @@
 // The main job: an L1 guest passes a device to an L2. L1 boots in bypass, probes, attaches, maps L2's RAM through the
 // ring; the passed device does DMA through the simulated host, an emulated device through the IOMMU; then all is undone.
 // Every step is checked, by bytes where bytes move.
-import type { Policy } from '../../coalesce/planner.ts';
+import type { GatherMode, Policy } from '../../coalesce/settings.ts';
+import type { ContextStats } from '../../iommu/stats.ts';
 import type { GuestModel, GuestModelName } from '../guest-model.ts';
 import { guestModel } from '../guest-model.ts';
 import type { IommuDriver } from '../iommu-driver.ts';
@@ -12,6 +13,7 @@ import { l2Layout } from '../l2-memory.ts';
 import type { ReservedRegion } from '../../base/reserved.ts';
 import { Checks } from './checks.ts';
 import { checkEmulatedDevice } from './emulated-check.ts';
+import type { LabBacking } from './machine.ts';
 import { LabMachine, PC_MSI } from './machine.ts';
 import { checkBypass, checkLiveDevice, checkReadOnly, probeAllPages } from './passed-check.ts';
 import type { PageHole } from './reserved-holes.ts';
@@ -42,6 +44,20 @@ export interface NestedRunOptions {
   readonly seed: number;
   /** Reserved regions of the passed endpoint (RMRR and MSI); default the MSI window of a PC. L2 has no memory there. */
   readonly reserved?: readonly ReservedRegion[];
+  /** When scattered memory is gathered; default that of the device. */
+  readonly gather?: GatherMode;
+  /** Largest entry that joining makes, in bytes; default that of the device. */
+  readonly maxEntryBytes?: number;
+  /** What L1's RAM is made of; default memfd. */
+  readonly backing?: LabBacking;
+  /** Where it lies in the host's memory; default contiguous. */
+  readonly physical?: 'contiguous' | 'scattered';
+  /** True: the device's bus-master bit is set while L2 is mapped (default: clear, as a Linux driver leaves it). */
+  readonly liveMap?: boolean;
+  /** The same while L2 is unmapped. */
+  readonly liveUnmap?: boolean;
+  /** Size of the request queue; default 1024. */
+  readonly ring?: number;
   /** Called now and then with what is being done. */
   readonly progress?: (step: string) => void;
   /** Milliseconds; for `seconds` only. */
@@ -62,6 +78,8 @@ export interface NestedResult {
   readonly hostEntriesPeak: number;
   readonly hostMapCalls: number;
   readonly hostUnmapCalls: number;
+  /** Entries, map calls and IOPTEs that L2's RAM alone took, counted when the device is live. */
+  readonly l2: L2Cost;
   /** Virtual windows that gathered scattered pages into one entry. */
   readonly gatherWindows: number;
   /** Requests that were refused. */
@@ -79,11 +97,22 @@ export interface NestedResult {
   readonly told: Readonly<Record<string, number>>;
   /** What did not hold; empty when all is well (refusals are not checks). */
   readonly failedChecks: readonly string[];
+  /** Statistics of the host contexts: L2 mapped and the device quiet unless asked otherwise, then live, and at the end. */
+  readonly contexts: Readonly<Record<'mapped' | 'live' | 'end', readonly ContextStats[]>>;
+}
+
+/** What L2's RAM costs the host. */
+export interface L2Cost {
+  readonly entries: number;
+  readonly mapCalls: number;
+  /** IOPTEs by size in bytes. */
+  readonly ioptes: ReadonlyMap<bigint, number>;
 }
 
 /**
  * Runs the job once.
- * @throws RangeError or TypeError of {@link l2Layout} for an impossible size or pattern.
+ * @throws RangeError or TypeError of {@link l2Layout} for an impossible size or pattern, or of the device for a size of a
+ * ring or of an entry.
  */
 export function runNested(options: NestedRunOptions): NestedResult {
   const started = options.clock();
@@ -97,7 +126,14 @@ export function runNested(options: NestedRunOptions): NestedResult {
       { id: PASSED, passed: true, reserved: options.reserved ?? [PC_MSI] },
       { id: EMULATED, passed: false },
     ],
-    device: { policy: options.policy },
+    ...(options.backing === undefined ? {} : { backing: options.backing }),
+    ...(options.physical === undefined ? {} : { physical: options.physical }),
+    ...(options.ring === undefined ? {} : { requestQueueSize: options.ring }),
+    device: {
+      policy: options.policy,
+      ...(options.gather === undefined ? {} : { gather: options.gather }),
+      ...(options.maxEntryBytes === undefined ? {} : { maxEntryBytes: options.maxEntryBytes }),
+    },
   });
   const checks = new Checks();
   const run = new NestedRun(machine, layout, options, checks);
@@ -126,6 +162,8 @@ class NestedRun {
   #leftInHostTable = 0;
   #leftInGuestTable = 0;
   #peak = 0;
+  #l2: L2Cost = { entries: 0, mapCalls: 0, ioptes: new Map() };
+  readonly #contexts: Record<'mapped' | 'live' | 'end', readonly ContextStats[]> = { mapped: [], live: [], end: [] };
   readonly #records = { refusalRecords: 0, faultRecords: 0 };
   readonly #besides: JobCounts = { requests: 0, kicks: 0, map: 0, unmap: 0 };
 
@@ -154,7 +192,7 @@ class NestedRun {
     this.#machine.setBusMaster(PASSED, false);
   }
 
-  /** L1's VFIO opens the device and maps L2's RAM at IOVA = L2 guest-physical address. */
+  /** L1's VFIO opens the device, maps L2's RAM at IOVA = L2 guest-physical address, and its driver enables bus mastering. */
   mapL2(): void {
     this.#say('map L2');
     const { driver, memory } = this.#machine;
@@ -162,14 +200,20 @@ class NestedRun {
     const { blocking: blockingDomain, l2: domain } = DOMAIN;
     const testPage = freePages(this.#holes, 2);
     driver.send(this.#model.openVfio({ endpoint: PASSED, domain, blockingDomain, scratchPage: 0x300, testPage }));
+    const calls = this.#machine.hostCalls.map;
+    this.#machine.setBusMaster(PASSED, this.#options.liveMap === true);
     this.#refusedPages = sendCountingRefusedPages(driver, this.#model.mapRuns(this.#runs(), domain));
+    this.#note('mapped');
+    this.#machine.setBusMaster(PASSED, true);
+    this.#note('live');
+    const { entries, ioptes } = this.#machine.contexts.get(PASSED)!.stats();
+    this.#l2 = { entries, ioptes, mapCalls: this.#machine.hostCalls.map - calls };
   }
 
   /** The device is live: every page is read through the prober; the emulated device works beside it. */
   useDevices(): void {
     this.#say('probe every page');
     const machine = this.#machine;
-    machine.setBusMaster(PASSED, true);
     const seen = probeAllPages(machine, PASSED, this.#layout, this.#stamps, this.#holes);
     this.#reserved = seen.reserved;
     this.#unreachable = seen.unreachable;
@@ -194,7 +238,7 @@ class NestedRun {
   tearDown(): void {
     this.#say('tear down');
     const { driver, iommu } = this.#machine;
-    this.#machine.setBusMaster(PASSED, false);
+    this.#machine.setBusMaster(PASSED, this.#options.liveUnmap === true);
     driver.send(this.#model.unmapRuns(this.#runs(), DOMAIN.l2));
     this.#machine.setBusMaster(PASSED, true);
     this.#aside(() => checkReadOnly(this.#machine, PASSED, DOMAIN.l2, this.#checks));
@@ -206,11 +250,13 @@ class NestedRun {
     const { blocking: blockingDomain, passedDefault: defaultDomain } = DOMAIN;
     driver.send(this.#model.closeVfio({ endpoint: PASSED, blockingDomain, defaultDomain }));
     this.#readEvents();
+    this.#note('end');
   }
 
   result(seconds: number): NestedResult {
     const { l2Bytes, pattern, page, kernel, policy, limit } = this.#options;
     const counts = this.#counts();
+    const [context] = this.#machine.iommu.core.stats().contexts;
     const result: NestedResult = {
       l2Bytes,
       pattern,
@@ -223,9 +269,10 @@ class NestedRun {
       hostEntriesPeak: this.#peak,
       hostMapCalls: counts.map - this.#besides.map,
       hostUnmapCalls: counts.unmap - this.#besides.unmap,
-      gatherWindows: 0,
+      l2: this.#l2,
+      gatherWindows: context?.gathersMade ?? 0,
       refused: this.#machine.driver.totals.refused,
-      windows: 0,
+      windows: context?.windows.count ?? 0,
       reservedPages: this.#reserved,
       unreachablePages: this.#unreachable,
       leftInGuestTable: this.#leftInGuestTable,
@@ -233,9 +280,14 @@ class NestedRun {
       seconds,
       told: { ...this.#records, events: this.#machine.eventCounts.get('host-refusal') ?? 0 },
       failedChecks: this.#checks.failed,
+      contexts: this.#contexts,
     };
     this.#machine.close();
     return result;
+  }
+
+  #note(when: 'mapped' | 'live' | 'end'): void {
+    this.#contexts[when] = this.#machine.iommu.core.stats().contexts;
   }
 
   /** L2's memory as its VMM gives it to VFIO: without what is reserved for the device. */

@@ -121,8 +121,8 @@ function proberOf(
   return { prober: machine.host.prober(endpoint), memory: machine.memory };
 }
 
-/** Host page behind an L1 page; remembers the region of the last one, since pages come in runs. */
-function hostPages(machine: LabMachine): (l1Page: number) => number {
+/** Host page behind an L1 page, -1 without one; remembers the region of the last one, since pages come in runs. */
+export function hostPages(machine: LabMachine): (l1Page: number) => number {
   const regions = machine.memory.regions.flatMap((region) => {
     if (region.hva === undefined) return [];
     const first = Number(region.gpa) / PAGE_BYTES;

@@ -3,7 +3,7 @@ import type { AddressRange } from '../../base/ranges.ts';
 import { cutRanges, mergeRanges, roundOutward } from '../../base/ranges.ts';
 import type { ReservedRegion } from '../../base/reserved.ts';
 import { U64_MAX } from '../../base/check.ts';
-import type { Policy } from '../../coalesce/planner.ts';
+import type { Policy } from '../../coalesce/settings.ts';
 import type { FeatureName } from '../../iommu/options.ts';
 import { FEATURES } from '../../iommu/options.ts';
 import { VIRTIO_IOMMU_RESV_MEM_T_MSI } from '../../wire/abi.ts';

@@ -1,6 +1,6 @@
 // Replays a recorded trace against the device, through a real ring, with a simulated host behind every endpoint.
 // Kicks are those of the trace; what the endpoints did is done again and compared.
-import type { Policy } from '../../coalesce/planner.ts';
+import type { Policy } from '../../coalesce/settings.ts';
 import { STATUS_NAMES } from '../../iommu/status.ts';
 import type { Reply } from '../iommu-driver.ts';
 import type { DriverCommand, FaultReport } from '../requests.ts';
@@ -52,7 +52,9 @@ export interface ReplayResult {
   readonly hostEntriesPeak: number;
   readonly hostMapCalls: number;
   readonly hostUnmapCalls: number;
+  /** Virtual windows that gathered scattered pages into one entry. */
   readonly gatherWindows: number;
+  /** Moments in which a live mapping that no request touched had no access. */
   readonly windows: number;
   /** Live at the end of the trace, before the reset that follows it. */
   readonly liveAtEnd: number;
@@ -116,7 +118,8 @@ class Replay {
   finish(seconds: number): ReplayResult {
     const machine = this.#machine;
     const { core } = machine.iommu;
-    const peak = Math.max(0, ...core.stats().contexts.map((context) => context.domainEntriesPeak));
+    const { contexts } = core.stats();
+    const peak = Math.max(0, ...contexts.map((context) => context.domainEntriesPeak));
     const calls = machine.hostCalls;
     const liveAtEnd = core.stats().mappings;
     core.setBypass(0); // so that what a reset leaves in the host is nothing
@@ -134,8 +137,8 @@ class Replay {
       hostEntriesPeak: peak,
       hostMapCalls: calls.map,
       hostUnmapCalls: calls.unmap,
-      gatherWindows: 0,
-      windows: 0,
+      gatherWindows: contexts.reduce((sum, context) => sum + context.gathersMade, 0),
+      windows: contexts.reduce((sum, context) => sum + context.windows.count, 0),
       liveAtEnd,
       leftInGuestTable: core.stats().mappings,
       leftInHostTable: machine.entriesNow,
