@@ -463,6 +463,20 @@ describe('a planned installation that fails', () => {
     expectExact(rig);
   });
 
+  it('and whose undo is refused as well blocks the context, which is told', () => {
+    const ram = [
+      { page: RAM, pages: 4 },
+      { page: RAM + 4, pages: 4 },
+    ];
+    const rig = new PlanRig({ ram });
+    rig.host.failAt(2, Errno.ENOMEM, { kind: 'map' });
+    rig.host.failAt(1, Errno.EIO, { kind: 'unmap' });
+    rig.map(0, 8, RAM);
+    expect(rig.stats()).toMatchObject({ state: 'blocked', entries: 0, planned: 0 });
+    expect(rig.entries()).toEqual([]);
+    expect(rig.eventsOf('context-blocked')).toEqual([expect.objectContaining({ errno: Errno.EIO })]);
+  });
+
   it('leaves no window behind, wherever it fails', () => {
     for (let n = 1; n < 12; n++) {
       const rig = new PlanRig();

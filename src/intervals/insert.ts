@@ -11,7 +11,7 @@ import type { Tree } from './tree.ts';
 
 // Own constants are folded into the code, see search.ts.
 const { COUNT, END, FIRST, FLAGS, NODE_CAPACITY, NONE, VALUE } = layout;
-const { addNode, baseOf, childAt, countOf, firstOf, keyAt, limitOf, linkLeaves, MIN_ENTRIES, nextLeaf } = nodes;
+const { addNode, baseOf, childAt, countOf, firstOf, GIVEN, keyAt, limitOf, linkLeaves, MIN_ENTRIES, nextLeaf } = nodes;
 const { previousLeaf, ROOMY_ENTRIES, setChild, setKey, slabOf } = nodes;
 const { insertChild, insertEntry, moveChildrenRight, moveLeft, moveRight, shift } = entries;
 const { childIndex, fitsAt, leafFor, rank } = search;
@@ -19,10 +19,12 @@ const { childIndex, fitsAt, leafFor, rank } = search;
 /** Where in a full leaf an entry is to be inserted: before its first one, behind its last one, or between. */
 type Side = -1 | 0 | 1;
 
-/** Inserts [start, end); false, with nothing changed, when it shares a key with an interval. */
-export function insert(tree: Tree, start: number, end: number, value: number, flags: number): boolean {
+/** Inserts the interval in GIVEN; false, with nothing changed, when it shares a key with another. */
+export function insertGiven(tree: Tree, flags: number): boolean {
+  const start = GIVEN[0]!;
+  const end = GIVEN[1]!;
   const leaf = tree.run;
-  if (leaf === NONE) return place(tree, start, end, value, flags);
+  if (leaf === NONE) return placeGiven(tree, flags);
   // Where a run of insertions goes on, in whichever part of the tree, no search is needed: a neighbour of the last insertion
   // stands at an end of the leaf, with the bounds of the leaf known. Nothing is called here but what is inlined.
   const { doubles, ints, bytes } = slabOf(tree, leaf);
@@ -32,16 +34,16 @@ export function insert(tree: Tree, start: number, end: number, value: number, fl
   let index = first + count;
   if (doubles[base + index - 1 + END]! <= start) {
     // Whatever stands in the next leaf starts at or behind the bound between the two.
-    if (index === NODE_CAPACITY || end > tree.runHigh) return place(tree, start, end, value, flags);
+    if (index === NODE_CAPACITY || end > tree.runHigh) return placeGiven(tree, flags);
   } else {
     if (first === 0 || doubles[base + first]! < end || start < tree.runLow || !clearBefore(tree, leaf, start))
-      return place(tree, start, end, value, flags);
+      return placeGiven(tree, flags);
     index = first - 1;
     ints[base * 2 + FIRST] = index;
   }
   doubles[base + index] = start;
   doubles[base + index + END] = end;
-  doubles[base + index + VALUE] = value;
+  doubles[base + index + VALUE] = GIVEN[2]!;
   bytes[base * 8 + FLAGS + index] = flags;
   ints[base * 2 + COUNT] = count + 1;
   tree.size++;
@@ -56,7 +58,9 @@ function clearBefore(tree: Tree, leaf: number, key: number): boolean {
   return slabOf(tree, previous).doubles[baseOf(previous) + limitOf(tree, previous) - 1 + END]! <= key;
 }
 
-function place(tree: Tree, start: number, end: number, value: number, flags: number): boolean {
+function placeGiven(tree: Tree, flags: number): boolean {
+  const start = GIVEN[0]!;
+  const end = GIVEN[1]!;
   if (tree.root === NONE) plant(tree);
   let leaf = leafFor(tree, start);
   let index = rank(tree, leaf, start);
@@ -65,7 +69,7 @@ function place(tree: Tree, start: number, end: number, value: number, flags: num
     leaf = makeRoom(tree, start, leaf, index === NODE_CAPACITY ? 1 : index === 0 ? -1 : 0);
     index = rank(tree, leaf, start);
   }
-  const at = insertEntry(tree, leaf, index, start, end, value, flags);
+  const at = insertEntry(tree, leaf, index, start, end, GIVEN[2]!, flags);
   tree.size++;
   if (at === firstOf(tree, leaf) || at === limitOf(tree, leaf) - 1) beginRun(tree, start);
   return true;

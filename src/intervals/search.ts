@@ -6,7 +6,7 @@ import type { Tree } from './tree.ts';
 
 // An own constant is folded into the code, an imported one is loaded and checked at each use: a seek takes twice the time.
 const { COUNT, END, FIRST, INDEX_MASK, NODE_SHIFT, NONE, VALUE } = layout;
-const { baseOf, firstOf, limitOf, nextLeaf, previousLeaf, slabOf, startOf } = nodes;
+const { baseOf, firstOf, GIVEN, limitOf, nextLeaf, previousLeaf, slabOf, startOf } = nodes;
 
 // Counts entries `from` to `from + 62` whose start is at or before `key`. Unused entries are infinite, so that neither a count
 // is read nor a loop needed; three comparisons at a time do not wait for each other, and none is branched on. Random seek
@@ -61,6 +61,13 @@ export function leafFor(tree: Tree, key: number): number {
 
 /** Slot of the first interval with end > key, or NONE. */
 export function seek(tree: Tree, key: number): number {
+  GIVEN[0] = key;
+  return seekGiven(tree);
+}
+
+/** {@link seek} for the key in GIVEN. */
+export function seekGiven(tree: Tree): number {
+  const key = GIVEN[0]!;
   const hint = tree.hint;
   if (hint !== NONE) {
     // The interval found last, or the one behind it; whatever stands at the index, it counts only if it holds the key.
@@ -74,10 +81,11 @@ export function seek(tree: Tree, key: number): number {
       return (hint << NODE_SHIFT) + index;
     }
   }
-  return tree.root === NONE ? NONE : seekFromRoot(tree, key);
+  return tree.root === NONE ? NONE : seekGivenFromRoot(tree);
 }
 
-function seekFromRoot(tree: Tree, key: number): number {
+function seekGivenFromRoot(tree: Tree): number {
+  const key = GIVEN[0]!;
   const leaf = leafFor(tree, key);
   const { doubles, ints } = slabOf(tree, leaf);
   const base = baseOf(leaf);

@@ -23,10 +23,10 @@ export const KEY_LIMIT = 2 ** 53;
 // Own constants are folded into the code, see search.ts; an exported one is not its own any more.
 const LIMIT = KEY_LIMIT;
 const { END, NODE_BYTES, SLOT_SHIFT, VALUE } = layout;
-const { flagsPlaceOf, placeOf, Tree } = nodes;
-const { insert } = insertion;
+const { flagsPlaceOf, GIVEN, placeOf, Tree } = nodes;
+const { insertGiven } = insertion;
 const { removeAll, removeOne, removeRange, removeSlot } = removal;
-const { cuts, find, isFree, seek } = search;
+const { cuts, find, isFree, seekGiven } = search;
 const { firstSlot, lastSlot, nextSlot, previousSlot } = walk;
 
 /** An ordered set of disjoint intervals, each with a number and eight flag bits. */
@@ -69,7 +69,8 @@ export class IntervalTable {
    */
   seek(key: number): number {
     if (!(key >= 0 && key <= LIMIT)) refuseKey('key', key);
-    return seek(this.tree, key);
+    GIVEN[0] = key;
+    return seekGiven(this.tree);
   }
 
   /**
@@ -158,7 +159,10 @@ export class IntervalTable {
     if (start === end) throw new RangeError(`end must be above start, got ${end}`);
     checkValue(value);
     checkFlags(flags);
-    return insert(this.tree, start, end, value, flags);
+    GIVEN[0] = start;
+    GIVEN[1] = end;
+    GIVEN[2] = value;
+    return insertGiven(this.tree, flags);
   }
 
   /**

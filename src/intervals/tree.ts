@@ -16,6 +16,12 @@ export const JOIN_ENTRIES = 56;
 /** A neighbour with at most this many entries takes entries of a full node, which then need not be split. */
 export const ROOMY_ENTRIES = 48;
 
+/**
+ * The key to be sought, or start, end and value to be inserted, on their way into a function that is not inlined: a number
+ * above 2^31 would become an object on the way. Valid from the call to its first statements.
+ */
+export const GIVEN = new Float64Array(3);
+
 /** One ordered tree of intervals. */
 export class Tree {
   readonly pool: NodePool;

@@ -41,7 +41,10 @@ export function processMap(state: IommuState, request: RequestRecord, segment: S
   if (start < state.inputStart || last >= state.inputEnd) return VIRTIO_IOMMU_S_RANGE;
   const end = last + 1;
   // [5.13.6.8.1.2] D-RES-4: SHOULD reject a MAP that meets a reserved region of any endpoint of the domain (INVAL).
-  if (domain.reserved.meets(start, end)) return VIRTIO_IOMMU_S_INVAL;
+  const { reserved } = domain;
+  if (reserved.length > 0 && start < reserved.endAt(reserved.length - 1) && reserved.startAt(0) < end) {
+    if (reserved.meets(start, end)) return VIRTIO_IOMMU_S_INVAL;
+  }
 
   const { planner } = domain;
   const pages = state.granulePages;

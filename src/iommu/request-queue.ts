@@ -157,14 +157,13 @@ export class RequestQueue {
     const segment = this.#segment;
     const i = segment.count;
     const { writableLength } = chain;
-    const tail = status === UNWRITTEN ? 0 : chain.writableAddress(writableLength - TAIL_BYTES, TAIL_BYTES);
     segment.head[i] = chain.head;
     segment.status[i] = status;
     segment.type[i] = this.#request.type;
-    segment.tail[i] = tail;
     segment.count = i + 1;
     if (status === UNWRITTEN) return;
-    if (tail < 0 || writableLength !== TAIL_BYTES) {
+    chain.writableAddressInto(writableLength - TAIL_BYTES, TAIL_BYTES, segment.tail, i);
+    if (segment.tail[i]! < 0 || writableLength !== TAIL_BYTES) {
       segment.commit();
       segment.tail[i] = WRITTEN;
       if (this.#abandoned) return;

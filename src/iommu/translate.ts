@@ -6,7 +6,6 @@ import * as abi from '../wire/abi.ts';
 import type { Domain } from './domain.ts';
 import type { Endpoint } from './endpoint.ts';
 import * as endpoints from './endpoint.ts';
-import type { Granule } from './granule.ts';
 import type { IommuState } from './state.ts';
 import type { Translation } from './translation.ts';
 import * as translations from './translation.ts';
@@ -41,7 +40,15 @@ export function translateAccess(
   const offset = unit.offsetOf(high, low);
   const { domain } = endpoint;
   if (domain !== undefined && state.unitsPerGranule === 1 && offset + length <= unit.bytes) {
-    if (translateInUnit(unit, domain, first, offset, length, write ? WRITE : READ, out)) return true;
+    // What nearly every access is: part of one unit that a mapping holds and gives the right to. Anything else is for the
+    // walks below. Where a mapping is, no reserved region of the endpoint can be in the way (map.ts, attach.ts).
+    const { table } = domain;
+    const right = write ? WRITE : READ;
+    const slot = table.find(first);
+    if (slot !== NONE && (table.flagsAt(slot) & right) === right) {
+      out.put(unit, table.valueAt(slot) - table.startAt(slot) + first, offset, length, MEMORY);
+      return true;
+    }
   }
   // The last unit is compared, not the end: above 2^53 one more would not be exact.
   const last = offset + length <= unit.bytes ? first : first + Math.floor((offset + length - 1) / unit.bytes);
@@ -51,26 +58,6 @@ export function translateAccess(
   // Behind the last address of 64 bits no address is left that could be named: the access itself is.
   if (unitEnd === unit.limit) return faultAt(out, high, low, outsideReason(state, endpoint));
   return faultInside(state, out, unitEnd, 0, outsideReason(state, endpoint));
-}
-
-/**
- * What nearly every access is: part of one unit that a mapping holds and gives the right to. False decides nothing: the
- * walks below do. Where a mapping is, no reserved region of the endpoint can be in the way (map.ts, attach.ts).
- */
-function translateInUnit(
-  unit: Granule,
-  domain: Domain,
-  at: number,
-  offset: number,
-  length: number,
-  right: number,
-  out: Translation,
-): boolean {
-  const { table } = domain;
-  const slot = table.find(at);
-  if (slot === NONE || (table.flagsAt(slot) & right) !== right) return false;
-  out.put(unit, table.valueAt(slot) - table.startAt(slot) + at, offset, length, MEMORY);
-  return true;
 }
 
 function outsideReason(state: IommuState, endpoint: Endpoint): number {

@@ -45,7 +45,6 @@ class SegmentList {
 
   /** Address of byte `at` when `length` bytes from there on lie in one segment, else -1; at + length <= total. */
   addressOf(at: number, length: number): number {
-    if (at + length <= this.length[0]!) return this.addr[0]! + at;
     this.#seek(at);
     const skip = at - this.#cursorStart;
     return skip + length <= this.length[this.#cursor]! ? this.addr[this.#cursor]! + skip : -1;
@@ -154,7 +153,8 @@ export class DescriptorChain {
    * when they lie in several descriptors or there are not as many. The queue has checked that they are RAM.
    */
   readableAddress(length: number): number {
-    return length > 0 && length <= this.#readable.total ? this.#readable.addressOf(0, length) : -1;
+    const list = this.#readable;
+    return length > 0 && length <= list.total && length <= list.length[0]! ? list.addr[0]! : -1;
   }
 
   /**
@@ -162,8 +162,16 @@ export class DescriptorChain {
    * the next pop; -1 when they lie in several descriptors or outside the part. The queue has checked that they are RAM.
    */
   writableAddress(at: number, length: number): number {
-    if (at < 0 || at + length > this.#writable.total) return -1;
-    return this.#writable.addressOf(at, length);
+    const list = this.#writable;
+    if (at < 0 || at + length > list.total) return -1;
+    return at + length <= list.length[0]! ? list.addr[0]! + at : list.addressOf(at, length);
+  }
+
+  /** {@link writableAddress} into `into[index]`: a result above 2^31 would be an object for each request. */
+  writableAddressInto(at: number, length: number, into: Float64Array, index: number): void {
+    const list = this.#writable;
+    const first = at >= 0 && at + length <= list.total && at + length <= list.length[0]!;
+    into[index] = first ? list.addr[0]! + at : this.writableAddress(at, length);
   }
 
   /**
