@@ -1,9 +1,9 @@
-// The bench driver: `npm run bench [-- --quick] [-- --filter REGEX] [-- --json]`.
-// Runs each suite in a process of its own, one after the other, writes out/results.json and one SVG per chart, and prints a
-// table, the ratios to the floor and the figures that are asked for. It runs compiled code (tsc -p bench/tsconfig.json
+// The bench driver: `npm run bench [-- --quick] [-- --filter REGEX] [-- --json]`. What is measured and how the figures are to
+// be read: README.md.
+// Runs each suite in a process of its own, groups of suites side by side, writes out/results.json and one SVG per chart, and
+// prints a table, the ratios to the floor and the figures that are asked for. It runs compiled code (tsc -p bench/tsconfig.json
 // compiles bench/ with the sources it imports into out/js): a loader that compiles on the fly made the same code several
 // times slower, and dist/ may be older than the sources.
-import { spawn } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -12,9 +12,10 @@ import { chartSvg } from './chart.ts';
 import { figures, withRatios } from './figures.ts';
 import { describeMachine } from './machine.ts';
 import type { Effort } from './measure.ts';
-import { hasCases, runSuite } from './measure.ts';
-import { figuresText, machineText, rowsText } from './report.ts';
+import { ROUNDS_IN_TURN } from './measure.ts';
+import { figuresText, HOW_TO_READ, machineText, rowsText } from './report.ts';
 import type { Row, Suite } from './suite.ts';
+import { casesOf, obey, SuiteProcess } from './suite-process.ts';
 import { suites } from './suites.ts';
 
 // This file runs as bench/out/js/bench/driver.js.
@@ -35,24 +36,22 @@ const effort: Effort = {
 };
 
 if (args.suite === undefined) await runAll();
-else await runOne(args.suite);
+else obey(suiteNamed(args.suite), effort);
 
-/** In the process of one suite: measures, and sends each row to the parent. */
-async function runOne(name: string): Promise<void> {
+function suiteNamed(name: string): Suite {
   const suite = suites.find((each) => each.name === name);
   if (suite === undefined) throw new RangeError(`suite must be one of ${suites.map((each) => each.name).join(', ')}`);
-  await runSuite(suite, effort, (row) => process.send?.(row));
+  return suite;
 }
 
 async function runAll(): Promise<void> {
   const machine = describeMachine(process.argv.slice(2));
   const started = performance.now();
+  const progress = (what: string): void => {
+    console.error(`${((performance.now() - started) / 1000).toFixed(0).padStart(4)} s  ${what}`);
+  };
   const raw: Row[] = [];
-  for (const suite of suites) {
-    if (!hasCases(suite, effort)) continue;
-    console.error(`${((performance.now() - started) / 1000).toFixed(0).padStart(4)} s  ${suite.name}`);
-    raw.push(...(await inOwnProcess(suite)));
-  }
+  for (const group of groups()) raw.push(...(await runGroup(group, progress)));
   const rows = withRatios(raw);
   const results = { machine, seconds: (performance.now() - started) / 1000, figures: figures(rows), rows };
   mkdirSync(OUT, { recursive: true });
@@ -62,22 +61,37 @@ async function runAll(): Promise<void> {
     console.log(JSON.stringify(results, null, 2));
     return;
   }
-  console.log(`${machineText(machine)}\n\n${rowsText(rows)}\n\n${figuresText(results.figures)}\n`);
+  console.log(`${machineText(machine)}\n\n${rowsText(rows)}\n\n${HOW_TO_READ}\n\n${figuresText(results.figures)}\n`);
   console.log(`${results.seconds.toFixed(0)} s; written: ${['results.json', ...charts].join(', ')} in bench/out`);
 }
 
-async function inOwnProcess(suite: Suite): Promise<Row[]> {
-  const argv = ['--expose-gc', fileURLToPath(import.meta.url), '--suite', suite.name];
-  if (args.quick) argv.push('--quick');
-  if (args.filter !== undefined) argv.push('--filter', args.filter);
-  const child = spawn(process.execPath, argv, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+/** Suites with something to do, those of one group together. */
+function groups(): Suite[][] {
+  const found = new Map<string, Suite[]>();
+  for (const suite of suites) {
+    if (casesOf(suite, effort).size === 0) continue;
+    const name = suite.group ?? suite.name;
+    found.set(name, [...(found.get(name) ?? []), suite]);
+  }
+  return [...found.values()];
+}
+
+/** Measures all cases of a group, those with the same name in turns. */
+async function runGroup(group: readonly Suite[], progress: (what: string) => void): Promise<Row[]> {
+  const rest = [...(args.quick ? ['--quick'] : []), ...(args.filter === undefined ? [] : ['--filter', args.filter])];
+  const script = fileURLToPath(import.meta.url);
+  const processes = group.map((suite) => new SuiteProcess(suite, effort, script, rest));
+  const names = new Set(processes.flatMap(({ cases }) => [...cases.keys()]));
   const rows: Row[] = [];
-  child.on('message', (row) => rows.push(row as Row));
-  const code = await new Promise<number | null>((resolve, reject) => {
-    child.on('error', reject);
-    child.on('close', resolve);
-  });
-  if (code !== 0) throw new Error(`suite ${suite.name} ended with code ${String(code)}`);
+  for (const name of names) {
+    const turns = processes.filter(({ cases }) => cases.has(name));
+    progress(`${turns.map(({ suite }) => suite.name).join(' | ')}  ${name.slice(1)}`);
+    const rounds = turns.length > 1 ? ROUNDS_IN_TURN : 1;
+    for (const each of turns) await each.tell({ do: 'open', case: name });
+    for (let round = 0; round < rounds; round++) for (const each of turns) await each.tell({ do: 'round', rounds });
+    for (const each of turns) rows.push(...(await each.tell({ do: 'close' })));
+  }
+  for (const each of processes) await each.stop();
   return rows;
 }
 

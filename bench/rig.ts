@@ -14,8 +14,11 @@ import { NullHost } from './hosts.ts';
 import { ringOnlyDevice } from './ring-only.ts';
 import { TimedDevice } from './timed-device.ts';
 
-/** What stands behind the ring. */
-export const BACKENDS = ['floor', 'ring only', 'no host', 'null host', 'type1'] as const;
+/**
+ * What stands behind the ring: nothing (a bare loop), a checked ring with nothing behind it, the device without a host
+ * context, with one that costs nothing, with the simulated kernel. Host contexts are planned 1:1 (policy `forward`).
+ */
+export const BACKENDS = ['floor', 'ring only', 'no host', 'null host', 'null host, exact', 'type1'] as const;
 export type Backend = (typeof BACKENDS)[number];
 
 /** Requests per notification. */
@@ -92,7 +95,7 @@ function physPage(page: number): number {
   return Number(RAM_GPA >> 12n) + ((page * 0x9e3b) & (RAM_PAGES - 1));
 }
 
-function makeIommu(memory: GuestMemory, backend: 'no host' | 'null host' | 'type1'): VirtioIommu {
+function makeIommu(memory: GuestMemory, backend: 'no host' | 'null host' | 'null host, exact' | 'type1'): VirtioIommu {
   const size = BigInt(RAM_PAGES) * 4096n;
   let host: HostContext | undefined;
   if (backend === 'type1') {
@@ -101,15 +104,17 @@ function makeIommu(memory: GuestMemory, backend: 'no host' | 'null host' | 'type
     memory.addRegion({ gpa: RAM_GPA, size, windows, hva });
     host = machine.createContext({ group: 1, endpoints: [ENDPOINT] });
   } else {
-    memory.addRegion({ gpa: RAM_GPA, size, hva: 0x7f00_0000_0000n });
-    if (backend === 'null host') host = new NullHost();
+    memory.addRegion({ gpa: RAM_GPA, size, hva: 0x7f00_0000_0000n, file: { pageSize: 4096 } });
+    if (backend !== 'no host') host = new NullHost();
   }
   return new VirtioIommu({
     memory,
     interrupt: { queue: () => undefined, config: () => undefined },
-    endpoints: [{ id: ENDPOINT, reserved: [MSI], ...(host === undefined ? {} : { host }) }],
+    // Quiet under `exact`: everything is joined and gathered.
+    endpoints: [{ id: ENDPOINT, reserved: [MSI], busMaster: false, ...(host === undefined ? {} : { host }) }],
     requestQueueSize: QUEUE_SIZE,
     // Far more mappings than pages of RAM: memory is mapped many times over.
     maxInstalled: 64,
+    policy: backend === 'null host, exact' ? 'exact' : 'forward',
   });
 }

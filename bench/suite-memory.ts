@@ -104,7 +104,7 @@ function bytesCase(size: number, order: Order): BenchCase {
         const pages = pagesInOrder(size, order);
         for (let i = 0; i < size; i += PER_KICK) rig.map(pages, i);
         into[0] = rig.domain.table.bytes / size;
-        into[1] = rig.domain.mirrors[0]!.entries.bytes / size;
+        into[1] = rig.domain.mirrors[0]!.entries.table.bytes / size;
       },
     }),
   };

@@ -39,6 +39,11 @@ export interface Chart {
 /** Cases that run together in one process of their own, in order, small sizes first. */
 export interface Suite {
   readonly name: string;
+  /**
+   * Suites with the same group have a process each and measure cases of the same dimensions side by side, a short round each
+   * in turn: whatever else the machine does meets all of them, and what one costs more than another can be read off.
+   */
+  readonly group?: string;
   cases(quick: boolean): readonly BenchCase[];
   readonly charts?: readonly Chart[];
 }
@@ -54,6 +59,7 @@ export interface Row {
   readonly p25: number;
   readonly p75: number;
   readonly max: number;
+  /** Number of samples that count. */
   readonly samples: number;
   /** Median divided by that of the floor; absent where there is none to compare with. */
   readonly toFloor?: number;
