@@ -77,7 +77,8 @@ export class GuestMemory implements RamInPlace {
   }
 
   /**
-   * Moves an MMIO region (a BAR) to `gpa`, tells the observers of both places and returns the new region object.
+   * Moves an MMIO region (a BAR) to `gpa`, tells the observers of both places and returns the new region object; the same
+   * one when it lies there already.
    * @throws TypeError when it is not an MMIO region of this memory, RangeError when the new place is misaligned or taken;
    * what an observer throws. Nothing is changed then.
    */
@@ -85,6 +86,7 @@ export class GuestMemory implements RamInPlace {
     this.#checkIdle();
     const entry = this.#entryOf(region);
     if (region.kind !== 'mmio') throw new TypeError('region must be an MMIO region');
+    if (gpa === region.gpa) return region; // nobody loses access for a move to where it is
     const moved = movedEntry(entry, gpa);
     this.#checkFree('gpa', gpa, region.size, entry);
     return this.#replace(entry, moved);
