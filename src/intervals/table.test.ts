@@ -229,6 +229,20 @@ describe('IntervalTable against a sorted array', () => {
     checkInvariants(table);
   });
 
+  it('refuses what overlaps an interval of the leaf before that reaches over the bound, while a run goes down', () => {
+    const table = new IntervalTable();
+    for (let i = 0; i < NODE_CAPACITY * 4; i++) table.insert(i * 10, i * 10 + 2, i, 0);
+    const bound = NODE_CAPACITY * 2 * 10; // first start of the third leaf
+    for (let i = 0; i < 12; i++) table.remove(bound + i * 10);
+    expect(table.insert(bound - 5, bound + 50, 0, 0)).toBe(true);
+    expect(table.insert(bound + 90, bound + 92, 0, 0)).toBe(true);
+    expect(table.tree.run).not.toBe(NONE);
+    expect(table.insert(bound + 80, bound + 90, 0, 0)).toBe(true);
+    expect(table.insert(bound + 49, bound + 80, 0, 0)).toBe(false);
+    expect(table.insert(bound + 50, bound + 80, 0, 0)).toBe(true);
+    checkInvariants(table);
+  });
+
   it('keeps a run inside its leaf when what stood behind it is gone', () => {
     for (const down of [false, true]) {
       const table = new IntervalTable();

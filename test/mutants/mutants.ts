@@ -270,7 +270,6 @@ const LIFE: readonly Mutant[] = [
   ),
   iommu('core', 'bypass survives a system reset', 'this.state.bypass = this.state.initialBypass;', ''),
   iommu('core', 'reset keeps endpoints attached', 'endpoint.domain = undefined;', 'void endpoint;'),
-  coalesce('forward', 'a failed map leaves its pieces', 'mirror.undoMaps(batch, start, stopped);', 'void start;'),
   coalesce('mirror', 'a failed unmap is shrugged off', "this.block('UNMAP', undo.errno[0]!, iova, pages)", 'void 0'),
   coalesce('source', 'bypass reaches reserved memory', 'start = hole.end;', 'start = hole.start;'),
 ];
