@@ -13,6 +13,10 @@ const COPIED = ['src', 'spec', 'test', 'package.json', 'tsconfig.json', 'vitest.
 /** Suites that run against a mutant that names none: the device's own tests and the vectors through the ring. */
 const SUITES = ['src/iommu', 'src/coalesce', 'src/wire', 'test/conformance.test.ts'];
 
+/** A mutant that makes its suites run longer than this, an endless loop, is caught by that. */
+const SECONDS = 150;
+const ENDLESS = -1;
+
 interface TestReport {
   readonly testResults: readonly {
     readonly assertionResults: readonly { readonly status: string; readonly fullName: string }[];
@@ -45,6 +49,7 @@ class Worker {
     const args = [join('node_modules', 'vitest', 'vitest.mjs'), 'run', ...suites, '--bail=1'];
     const status = await exitStatus(args.concat('--reporter=json', `--outputFile=${output}`), this.folder);
     if (status === 0) return undefined;
+    if (status === ENDLESS) return `(its suites do not end within ${SECONDS} s)`;
     const report = JSON.parse(readFileSync(output, 'utf8')) as TestReport;
     const failed = report.testResults.flatMap((file) => file.assertionResults).find((test) => test.status === 'failed');
     if (failed === undefined) throw new Error('the suites failed, but no test did: the mutant does not load');
@@ -65,8 +70,16 @@ function mutate(mutant: Mutant, original: string): string {
 function exitStatus(args: readonly string[], cwd: string): Promise<number> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, args, { cwd, stdio: 'ignore', env: { ...process.env, CI: 'true' } });
+    let endless = false;
+    const timer = setTimeout(() => {
+      endless = true;
+      child.kill('SIGKILL');
+    }, SECONDS * 1000);
     child.on('error', reject);
-    child.on('exit', (code) => resolve(code ?? 1));
+    child.on('exit', (code) => {
+      clearTimeout(timer);
+      resolve(endless ? ENDLESS : (code ?? 1));
+    });
   });
 }
 

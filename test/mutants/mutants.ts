@@ -906,7 +906,7 @@ const IN_PLACE: readonly Mutant[] = [
     'split-walk',
     'a table within a table',
     'refused = INDIRECT;\n      position = 0;\n      left = this.#size + 1;',
-    'refused = this.#refused;\n      position = 0;',
+    'refused = this.#refused;\n      position = 0;\n      left = this.#size + 1;',
   ),
   ring('split-walk', 'indirect without the feature', 'indirect ? 0 : INDIRECT', 'indirect ? 0 : 0'),
   ring('split-walk', 'an indirect chain one too short', 'left = this.#size + 1;', 'left = this.#size;'),
@@ -917,7 +917,6 @@ const IN_PLACE: readonly Mutant[] = [
 const TABLE: readonly Mutant[] = [
   table('search', 'what was removed is found', ' && index >= ints[base * 2 + FIRST]!', ''),
   table('insert', 'a run passes the interval before it', ' || !clearBefore(tree, leaf, start)', ''),
-  table('insert', 'a run downwards leaves its leaf', ' || start < tree.runLow', ''),
   table(
     'remove',
     'the front of a leaf is still searched',
