@@ -902,12 +902,6 @@ const IN_PLACE: readonly Mutant[] = [
     '!this.#memory.writeWord(this.#used + entry, head) ||',
     '!this.#memory.writeWords2(this.#used + entry, head, bytes) ||',
   ),
-  ring(
-    'split-walk',
-    'a table within a table',
-    'refused = INDIRECT;\n      position = 0;\n      left = this.#size + 1;',
-    'refused = this.#refused;\n      position = 0;\n      left = this.#size + 1;',
-  ),
   ring('split-walk', 'indirect without the feature', 'indirect ? 0 : INDIRECT', 'indirect ? 0 : 0'),
   ring('split-walk', 'an indirect chain one too short', 'left = this.#size + 1;', 'left = this.#size;'),
   ring('split-walk', 'a table over the end of a window', 'bytes <= window.end - table && ', ''),
