@@ -37,7 +37,12 @@ export interface GuestRamRegion {
   readonly size: bigint;
   readonly windows: readonly ArrayBuffer[];
   readonly hva: bigint;
+  /** The file behind the memory, for gather windows. */
+  readonly file: { readonly pageSize: number; readonly seals: readonly SealName[] };
 }
+
+/** Names of {@link FileSeal} as guest memory takes them. */
+export type SealName = 'seal' | 'shrink' | 'grow' | 'write' | 'future-write';
 
 /** F_SEAL_* of include/uapi/linux/fcntl.h. */
 export const FileSeal = { seal: 1, shrink: 2, grow: 4, write: 8, futureWrite: 16 } as const;
@@ -47,6 +52,9 @@ export const FileSeal = { seal: 1, shrink: 2, grow: 4, write: 8, futureWrite: 16
  * FUTURE_WRITE would forbid gather windows.
  */
 const SEALS = FileSeal.shrink | FileSeal.grow | FileSeal.seal;
+
+/** Names by bit number of {@link FileSeal}. */
+const SEAL_NAMES: readonly SealName[] = ['seal', 'shrink', 'grow', 'write', 'future-write'];
 
 const HUGE_SHIFT = { none: 0, '2M': 21, '1G': 30 } as const;
 /** Longest window: every JavaScript engine in use takes an ArrayBuffer of this length. */
@@ -151,7 +159,8 @@ export class GuestRam {
 
   /** The argument of `GuestMemory.addRegion` that puts all of this memory at a guest-physical address. */
   region(gpa: bigint): GuestRamRegion {
-    return { gpa, size: this.size, windows: this.windows, hva: this.hva };
+    const { size, windows, hva, pageSize, seals } = this;
+    return { gpa, size, windows, hva, file: { pageSize, seals: sealNames(seals) } };
   }
 
   /**
@@ -202,6 +211,11 @@ export class GuestRam {
     if (this.#closed) throw closedError('guest RAM', what);
     return this.#native;
   }
+}
+
+/** -1, no seals at all, names none. */
+function sealNames(bits: number): SealName[] {
+  return bits < 0 ? [] : SEAL_NAMES.filter((_name, index) => (bits & (1 << index)) !== 0);
 }
 
 function createVerdict(failure: NativeFailure, size: bigint, kind: keyof typeof HUGE_SHIFT): Verdict {

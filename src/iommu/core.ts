@@ -191,10 +191,11 @@ export class IommuCore {
     return false;
   }
 
-  /** A view through which an emulated device does its DMA; `msi` receives writes into the endpoint's MSI region. */
-  dmaView(endpointId: number, msi: MsiSink = () => undefined): DmaView {
+  /** A view for DMA of an emulated device; `msi` gets writes into its MSI region, `memory` is the guest as it sees it. */
+  dmaView(endpointId: number, msi: MsiSink = () => undefined, memory: GuestMemory = this.memory): DmaView {
     checkInteger('endpointId', endpointId, 0, U32_MAX);
-    return new DmaView(this.state, this.memory, endpointId, checkFunction('msi', msi));
+    checkMemory(memory);
+    return new DmaView(this.state, memory, endpointId, checkFunction('msi', msi));
   }
 
   /**

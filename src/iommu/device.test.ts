@@ -475,6 +475,12 @@ describe('options', () => {
     expect(() => core(options)).toThrow(message);
   });
 
+  it('need no interrupt: a PCI or MMIO function brings its own', () => {
+    const iommu = new VirtioIommu({ memory: new GuestMemory() });
+    iommu.transport.configChanged(true);
+    iommu.close();
+  });
+
   it('that are wrong leave memory and host contexts alone', () => {
     const memory = new GuestMemory();
     const host = new SimulatedHost();
@@ -486,7 +492,7 @@ describe('options', () => {
     for (const [options, message] of [
       [{ memory: undefined }, /memory must be a GuestMemory/],
       [{ interrupt: {} }, /interrupt must be an object with queue and config/],
-      [{ interrupt: undefined }, /interrupt/],
+      [{ interrupt: null }, /interrupt/],
       [{ endpoints: 5 }, /endpoints must be an array/],
       [{ ringFeatures: ['packet'] }, /ringFeatures/],
       [{ requestQueueSize: 3 }, /requestQueueSize must be a power of two/],

@@ -37,7 +37,7 @@ const DRIVER_BITS = Status.acknowledge | Status.driver | Status.driverOk | Statu
 export interface VirtioDeviceOptions {
   /** Where the rings and buffers are. */
   readonly memory: RingMemory;
-  /** Interrupt towards the driver: for a used buffer of a queue, for a change of configuration. */
+  /** Interrupt towards the driver, for a used buffer of a queue, for a change of configuration, until a function connects. */
   readonly interrupt: { queue(index: number): void; config(): void };
   /** Ring features offered beside VERSION_1; default `['indirect', 'eventIdx', 'ringReset']`, all but `'packed'`. */
   readonly ringFeatures?: readonly RingFeatureName[];

@@ -131,6 +131,7 @@ describeNative('guest RAM', () => {
     expect(memory.write(2 ** 53 - 1, Uint8Array.of(5), 0, 1)).toBe(true);
     expect(new Uint8Array(high.windows[0]!)[4095]).toBe(5);
     expect(memory.regions.map((region) => region.hva)).toEqual([ram.hva, high.hva]);
+    expect(memory.regions[0]!.file).toEqual({ pageSize: 4096, seals: ['seal', 'shrink', 'grow'] });
   });
 
   it('says how to get huge pages when there are none', () => {

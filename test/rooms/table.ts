@@ -66,7 +66,12 @@ export const ROOMS: readonly Room[] = [
   {
     name: 'vfio-user',
     files: /^src\/vfio-user\//,
-    mayImport: ['base', 'virtio', 'devices', 'src/host/native.ts'],
+    mayImport: [
+      'base',
+      'virtio',
+      'devices',
+      ...['native', 'native-api', 'guest-ram', 'event-counter', 'refusals'].map((name) => `src/host/${name}.ts`),
+    ],
     node: /./,
   },
   { name: 'testing/node', files: /^src\/testing\/node\//, mayImport: NODE_ABOVE, node: /./ },
