@@ -226,3 +226,20 @@ describe('packed rings', () => {
     expect(device.status & Status.needsReset).toBe(Status.needsReset);
   });
 });
+
+describe('ACCESS_PLATFORM', () => {
+  it('is offered when asked for, and then a driver has to accept it', () => {
+    expect(device.offeredFeatures & Feature.accessPlatform).toBe(0n);
+    make(['accessPlatform']);
+    const status = Status.acknowledge | Status.driver | Status.featuresOk;
+    const accepted = (features: bigint): boolean => {
+      device.writeStatus(0);
+      device.writeStatus(Status.acknowledge | Status.driver);
+      device.setDriverFeatures(features);
+      device.writeStatus(status);
+      return (device.status & Status.featuresOk) !== 0;
+    };
+    expect(accepted(Feature.version1)).toBe(false);
+    expect(accepted(Feature.version1 | Feature.accessPlatform)).toBe(true);
+  });
+});

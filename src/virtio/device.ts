@@ -20,14 +20,15 @@ export type { ConfigWidth } from './config-access.ts';
 export type { VirtioDeviceModel } from './device-model.ts';
 export type { QueueSetup } from './split-queue.ts';
 
-/** Ring features that a device can offer beside VERSION_1. */
-export type RingFeatureName = 'indirect' | 'eventIdx' | 'ringReset' | 'packed';
+/** Reserved features that a device can offer beside VERSION_1; `accessPlatform`: its DMA goes through an IOMMU. */
+export type RingFeatureName = 'indirect' | 'eventIdx' | 'ringReset' | 'packed' | 'accessPlatform';
 
 const RING_FEATURES: Readonly<Partial<Record<RingFeatureName, bigint>>> = {
   indirect: Feature.indirectDesc,
   eventIdx: Feature.eventIdx,
   ringReset: Feature.ringReset,
   packed: Feature.ringPacked,
+  accessPlatform: Feature.accessPlatform,
 };
 
 /** Status bits that a driver may set; NEEDS_RESET belongs to the device. */
@@ -39,7 +40,7 @@ export interface VirtioDeviceOptions {
   readonly memory: RingMemory;
   /** Interrupt towards the driver, for a used buffer of a queue, for a change of configuration, until a function connects. */
   readonly interrupt: { queue(index: number): void; config(): void };
-  /** Ring features offered beside VERSION_1; default `['indirect', 'eventIdx', 'ringReset']`, all but `'packed'`. */
+  /** Reserved features offered beside VERSION_1; default `['indirect', 'eventIdx', 'ringReset']`. */
   readonly ringFeatures?: readonly RingFeatureName[];
 }
 
@@ -276,6 +277,9 @@ export class VirtioDevice {
     // [2.2.2] D-VIO-2: any subset will do; what was not offered is refused (a driver MUST NOT accept it, [2.2.1]);
     // [6.2] a device MAY refuse to work without VERSION_1.
     if ((features & ~this.offeredFeatures) !== 0n || (features & Feature.version1) === 0n) return false;
+    // [6.2] a device that offers ACCESS_PLATFORM MAY refuse to work without: such a driver would give it addresses that are
+    // not translated.
+    if ((~features & this.offeredFeatures & Feature.accessPlatform) !== 0n) return false;
     return this.#model.featuresNegotiated(features);
   }
 

@@ -5,6 +5,7 @@ export const Feature = {
   indirectDesc: 1n << 28n,
   eventIdx: 1n << 29n,
   version1: 1n << 32n,
+  accessPlatform: 1n << 33n,
   ringPacked: 1n << 34n,
   ringReset: 1n << 40n,
 } as const;
