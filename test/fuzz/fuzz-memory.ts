@@ -2,6 +2,8 @@
 // oracle writes what should happen, and a count of the device's accesses. Addresses are guest-physical bytes.
 import { SimulatedAddressSpace } from '../../src/host/simulated/address-space.ts';
 import { GuestMemory } from '../../src/virtio/memory.ts';
+import type { RamWindow } from '../../src/virtio/ram-window.ts';
+import { NO_WINDOW } from '../../src/virtio/ram-window.ts';
 
 const GUARD = 64;
 const GUARD_BYTE = 0xc3;
@@ -25,9 +27,14 @@ const LAYOUT = [
 /** Registers of a device: no ring or buffer may lie there. */
 export const MMIO_GPA = 0xc000;
 
-/** Counts every access that a device makes. */
+/** Counts every access that a device makes; while it shows no windows, nothing is read in place and every access counts. */
 class CountingMemory extends GuestMemory {
   accesses = 0;
+  showsWindows = true;
+
+  override windowAt(gpa: number): RamWindow {
+    return this.showsWindows ? super.windowAt(gpa) : NO_WINDOW;
+  }
 
   override isRam(gpa: number, length: number): boolean {
     this.accesses++;
