@@ -50,6 +50,8 @@ pub const REGION_CAP_MSIX_MAPPABLE: u16 = 3;
 
 pub const IRQ_SET_DATA_NONE: u32 = 1;
 pub const IRQ_SET_DATA_EVENTFD: u32 = 4;
+pub const IRQ_SET_ACTION_MASK: u32 = 8;
+pub const IRQ_SET_ACTION_UNMASK: u32 = 16;
 pub const IRQ_SET_ACTION_TRIGGER: u32 = 32;
 
 #[repr(C)]

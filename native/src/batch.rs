@@ -73,7 +73,7 @@ fn piece(va: f64, pages: f64) -> Option<Piece> {
 }
 
 /// An exact page number in [0, 2^52].
-fn page_number(value: f64) -> Option<u64> {
+pub fn page_number(value: f64) -> Option<u64> {
     (value >= 0.0 && value <= PAGE_END as f64 && value.trunc() == value).then_some(value as u64)
 }
 
@@ -226,7 +226,18 @@ impl<K: Kernel> Batches<K> {
 /// The address to give to the kernel for a map of [va, va + size): itself when the memory is registered; else one that
 /// the kernel refuses with EFAULT, after all the checks that come before it.
 pub fn allowed(table: &Table, va: u64, size: u64) -> u64 {
-    if table.contains(va, size) { va } else { va | KERNEL_HALF }
+    if table.contains(va, size) {
+        return va;
+    }
+    // A range that wraps must go on to wrap, and no other may begin to. Low bits stay, for the check of the alignment.
+    let low = va & 0xffff_ffff;
+    let end = size.saturating_sub(1);
+    match (va.checked_add(end), (KERNEL_HALF | low).checked_add(end)) {
+        (None, _) => va | KERNEL_HALF,
+        (_, Some(_)) => KERNEL_HALF | low,
+        // More than all addresses of a process, from a page on that none has.
+        (Some(_), None) => va & (PAGE - 1),
+    }
 }
 
 fn window_address(page: f64) -> Option<usize> {

@@ -1,11 +1,13 @@
 //! A VFIO device: regions, configuration space, interrupts, reset, registers mapped for a peer device.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use crate::abi::{self, DeviceInfo, IrqInfo, IrqSet, RegionInfo};
 use crate::chain;
 use crate::failure::{Failure, Result};
 use crate::ioctl::{Kernel, Plain};
+use crate::iommufd_device;
 use crate::pages::{Access, Pages};
 use crate::registry::{Registration, Source};
 use crate::sys;
@@ -24,16 +26,30 @@ pub struct Region {
 }
 
 const MAX_INFO: u32 = 1 << 16;
+/// Regions 0 to 5 are the BARs.
+const BARS: u32 = 6;
 
 #[derive(Debug)]
 pub struct Device<K: Kernel> {
     kernel: K,
     fd: OwnedFd,
+    /// Registers that are mapped get a dma-buf too, where the kernel makes one: an iommufd maps nothing else of a device.
+    dma_bufs: bool,
 }
 
 impl<K: Kernel> Device<K> {
     pub const fn new(kernel: K, fd: OwnedFd) -> Self {
-        Self { kernel, fd }
+        Self { kernel, fd, dma_bufs: false }
+    }
+
+    /// A device that is opened through its own file.
+    pub const fn of_iommufd(kernel: K, fd: OwnedFd) -> Self {
+        Self { kernel, fd, dma_bufs: true }
+    }
+
+    /// What an ioctl of this device needs.
+    pub fn parts(&self) -> (&K, BorrowedFd<'_>) {
+        (&self.kernel, self.fd.as_fd())
     }
 
     /// Flags, number of regions, number of interrupt kinds.
@@ -92,20 +108,28 @@ impl<K: Kernel> Device<K> {
 
     /// Has interrupts `start`.. of a kind signal event counters (-1: none); no counters: the kind is switched off.
     pub fn set_irqs(&self, index: u32, start: u32, counters: &[RawFd]) -> Result<()> {
-        let (call, fd) = ("VFIO_DEVICE_SET_IRQS", self.fd.as_fd());
-        let count = u32::try_from(counters.len()).map_err(|_| Failure::new(call, libc::EINVAL))?;
+        let count =
+            u32::try_from(counters.len()).map_err(|_| Failure::new("VFIO_DEVICE_SET_IRQS", libc::EINVAL))?;
         let data = if count == 0 { abi::IRQ_SET_DATA_NONE } else { abi::IRQ_SET_DATA_EVENTFD };
+        let flags = data | abi::IRQ_SET_ACTION_TRIGGER;
+        self.irq_set(IrqSet { argsz: 0, flags, index, start, count }, counters)
+    }
+
+    /// Masks, or unmasks, `count` interrupts of a kind from `start` on.
+    pub fn mask_irqs(&self, index: u32, start: u32, count: u32, masked: bool) -> Result<()> {
+        let action = if masked { abi::IRQ_SET_ACTION_MASK } else { abi::IRQ_SET_ACTION_UNMASK };
+        let flags = abi::IRQ_SET_DATA_NONE | action;
+        self.irq_set(IrqSet { argsz: 0, flags, index, start, count }, &[])
+    }
+
+    fn irq_set(&self, mut set: IrqSet, counters: &[RawFd]) -> Result<()> {
+        let (call, fd) = ("VFIO_DEVICE_SET_IRQS", self.fd.as_fd());
         let argsz = size_of::<IrqSet>() + 4 * counters.len();
-        let mut set = IrqSet {
-            argsz: u32::try_from(argsz).map_err(|_| Failure::new(call, libc::EINVAL))?,
-            flags: data | abi::IRQ_SET_ACTION_TRIGGER,
-            index,
-            start,
-            count,
-        };
+        set.argsz = u32::try_from(argsz).map_err(|_| Failure::new(call, libc::EINVAL))?;
         let mut bytes = set.bytes().to_vec();
         bytes.extend(counters.iter().flat_map(|counter| counter.to_ne_bytes()));
-        // SAFETY: the kernel reads `argsz` bytes: the header and `count` descriptors behind it.
+        // SAFETY: the kernel reads `argsz` bytes: the header and the descriptors behind it, which are as many as it says
+        // where it says that there are any.
         unsafe { self.kernel.with_bytes(call, fd, abi::DEVICE_SET_IRQS, &mut bytes)? };
         Ok(())
     }
@@ -115,8 +139,22 @@ impl<K: Kernel> Device<K> {
     pub fn map(&self, position: u64, length: u64) -> Result<Registers> {
         let length = usize::try_from(length).map_err(|_| Failure::new("mmap", libc::EINVAL))?;
         let pages = Pages::of_file(self.fd.as_fd(), position, length, Access::ReadWrite)?;
-        let registration = Registration::new(pages.address(), length, Source::Other);
+        let dma_buf = if self.dma_bufs { self.dma_buf(position, length as u64) } else { None };
+        let source = dma_buf.map_or(Source::Other, |fd| Source::Registers { dma_buf: Arc::new(fd) });
+        let registration = Registration::new(pages.address(), length, source);
         Ok(Registers { _registration: registration, pages })
+    }
+
+    /// The dma-buf of a part of the device's file; None where the kernel makes none.
+    fn dma_buf(&self, position: u64, length: u64) -> Option<OwnedFd> {
+        let bars = (0..BARS).filter_map(|index| Some((index, self.region(index).ok()?)));
+        let (index, offset) = bars
+            .filter_map(|(index, region)| {
+                let offset = position.checked_sub(region.offset)?;
+                (offset.checked_add(length)? <= region.size).then_some((index, offset))
+            })
+            .next()?;
+        iommufd_device::dma_buf(self, index, offset, length).ok()
     }
 
     pub fn duplicate(&self) -> Result<OwnedFd> {
@@ -216,6 +254,8 @@ mod tests {
         let device = device(&fake);
         device.set_irqs(2, 1, &[7, -1]).expect("an answer");
         device.set_irqs(2, 0, &[]).expect("an answer");
+        device.mask_irqs(0, 0, 1, false).expect("an answer");
+        device.mask_irqs(1, 2, 3, true).expect("an answer");
         let state = fake.0.borrow();
         let words = |i: usize| -> Vec<i32> {
             state.calls[i]
@@ -226,6 +266,8 @@ mod tests {
         };
         assert_eq!(words(0), [28, 4 | 32, 2, 1, 2, 7, -1]);
         assert_eq!(words(1), [20, 1 | 32, 2, 0, 0]);
+        assert_eq!(words(2), [20, 1 | 16, 0, 0, 1]);
+        assert_eq!(words(3), [20, 1 | 8, 1, 2, 3]);
     }
 
     #[test]

@@ -16,9 +16,19 @@ pub mod failure;
 #[cfg(test)]
 mod fake;
 pub mod ioctl;
+pub mod iommufd;
+pub mod iommufd_abi;
+pub mod iommufd_areas;
+pub mod iommufd_batch;
+pub mod iommufd_device;
+#[cfg(test)]
+mod iommufd_fake;
 pub mod pages;
+pub mod poll;
 pub mod probe;
 pub mod ram;
 pub mod registry;
+pub mod socket;
+pub mod socket_signal;
 pub mod sys;
 pub mod windows;

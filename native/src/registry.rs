@@ -21,6 +21,8 @@ pub struct GuestFile {
 pub enum Source {
     /// A range of a file of guest RAM that starts at `offset`.
     File { file: Arc<GuestFile>, offset: u64 },
+    /// Device registers with a dma-buf of them that starts at the first address; else as [`Source::Other`].
+    Registers { dma_buf: Arc<OwnedFd> },
     /// Device registers, or memory of a test: may be mapped, never gathered.
     Other,
 }
@@ -88,6 +90,16 @@ impl Table {
         let Source::File { file, offset } = &row.source else { return Err(libc::EINVAL) };
         let offset = offset + (address - start) as u64;
         Ok(FilePart { file, offset, length: length.min(row.end - address) })
+    }
+}
+
+impl Table {
+    /// The dma-buf of the device registers at all of [address, address + length), and where the range starts in it.
+    pub fn registers_at(&self, address: usize, length: usize) -> Option<(Arc<OwnedFd>, u64)> {
+        let (start, row) = self.row(address)?;
+        let Source::Registers { dma_buf } = &row.source else { return None };
+        let inside = address.checked_add(length)? <= row.end;
+        inside.then(|| (Arc::clone(dma_buf), (address - start) as u64))
     }
 }
 
@@ -170,6 +182,15 @@ mod tests {
         assert_eq!(table.file_at(0x5fff, 1).expect("a file").offset, 0x12_fff);
         assert_eq!(table.file_at(0x6000, 1).err(), Some(libc::EINVAL));
         assert_eq!(table.file_at(0x2fff, 1).err(), Some(libc::EFAULT));
+        let dma_buf = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").expect("/dev/null")));
+        table.insert(0x8000, 0x2000, Source::Registers { dma_buf });
+        let start = |address, length| table.registers_at(address, length).map(|(_, start)| start);
+        assert_eq!([start(0x8000, 0x2000), start(0x9000, 0x1000)], [Some(0), Some(0x1000)]);
+        assert_eq!(
+            [start(0x9000, 0x1001), start(0x6000, 1), start(0x7000, 1), start(0x9000, usize::MAX)],
+            [None; 4]
+        );
+        assert_eq!(table.file_at(0x8000, 1).err(), Some(libc::EINVAL));
         table.remove(0x3000);
         assert_eq!(table.file_at(0x4000, 1).err(), Some(libc::EFAULT));
     }

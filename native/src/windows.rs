@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use crate::failure::Result;
 use crate::pages::{Access, Pages};
-use crate::registry::Table;
+use crate::registry::{FilePart, GuestFile, Table};
 use crate::sys;
 
 /// Mappings kept in hand for `clear`: the kernel refuses every mmap of a process that has reached
@@ -115,10 +116,16 @@ impl Windows {
         access: Access,
     ) -> core::result::Result<(), i32> {
         let mut to = at;
+        let mut unsealed = None;
         for piece in pieces {
             let mut done = 0;
             while done < piece.length {
                 let part = table.file_at(piece.address + done, piece.length - done)?;
+                check_whole(&part, self.reserve.address() + to)?;
+                if access == Access::ReadWrite && unsealed != Some(Arc::as_ptr(part.file)) {
+                    check_seals(part.file)?;
+                    unsealed = Some(Arc::as_ptr(part.file));
+                }
                 self.reserve
                     .show_file(to, part.file.fd.as_fd(), part.offset, part.length, access)
                     .map_err(|failure| failure.errno)?;
@@ -188,7 +195,7 @@ impl Windows {
     }
 }
 
-/// Length of the window of some pieces and the alignment that it needs; EINVAL when they cannot stand side by side.
+/// Length of the window of some pieces, and the alignment that those of them need which are there.
 fn measure(table: &Table, pieces: &[Piece]) -> core::result::Result<(usize, usize), i32> {
     let mut align = sys::page_size() as usize;
     let mut length = 0usize;
@@ -196,20 +203,31 @@ fn measure(table: &Table, pieces: &[Piece]) -> core::result::Result<(usize, usiz
         if piece.length == 0 {
             return Err(libc::EINVAL);
         }
+        length = length.checked_add(piece.length).ok_or(libc::EINVAL)?;
         let mut done = 0;
-        while done < piece.length {
-            let part = table.file_at(piece.address + done, piece.length - done)?;
-            let page = part.file.page as usize;
-            let whole = part.offset.is_multiple_of(page as u64) && part.length.is_multiple_of(page);
-            if !whole || !length.is_multiple_of(page) {
-                return Err(libc::EINVAL);
-            }
-            align = align.max(page);
-            length = length.checked_add(part.length).ok_or(libc::EINVAL)?;
+        while let Ok(part) = table.file_at(piece.address + done, piece.length - done) {
+            align = align.max(part.file.page as usize);
             done += part.length;
+            if done == piece.length {
+                break;
+            }
         }
     }
     Ok((length, align))
+}
+
+/// EINVAL for a part that is not whole pages of its file, or would stand at an address that these do not allow.
+fn check_whole(part: &FilePart<'_>, address: usize) -> core::result::Result<(), i32> {
+    let page = part.file.page;
+    let numbers = [part.offset, part.length as u64, address as u64];
+    if numbers.iter().all(|number| number.is_multiple_of(page)) { Ok(()) } else { Err(libc::EINVAL) }
+}
+
+/// Linux before 6.12 asks for the seals when the addresses of MAP_FIXED are free already: refused, it leaves a hole in the
+/// reserve, into which a mapping of another thread may come before we can close it. So nothing is tried that a seal forbids.
+fn check_seals(file: &GuestFile) -> core::result::Result<(), i32> {
+    let seals = sys::seals(file.fd.as_fd()).unwrap_or(0);
+    if seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) == 0 { Ok(()) } else { Err(libc::EPERM) }
 }
 
 #[cfg(test)]
@@ -278,6 +296,20 @@ mod tests {
         assert_eq!(build(&[piece(&ram, 0, 1); 4]), Err(libc::ENOMEM));
         assert!(build(&[piece(&ram, 0, 1); 3]).is_ok());
         assert_eq!(build(&[piece(&ram, 0, 1)]), Err(libc::ENOMEM));
+    }
+
+    #[test]
+    fn tries_nothing_that_a_seal_forbids() {
+        let _alone = registry::alone();
+        let free = Ram::create("test", 4 * K4 as u64, 0, 0).expect("a memfd");
+        let sealed = Ram::create("test", 4 * K4 as u64, 0, libc::F_SEAL_FUTURE_WRITE).expect("a memfd");
+        let table = registry::read();
+        let pieces = [piece(&free, 0, 1), piece(&sealed, 0, 1), piece(&free, 1, 1)];
+        assert_eq!(check_seals(table.file_at(sealed.address(), 1).expect("a file").file), Err(libc::EPERM));
+        assert_eq!(check_seals(table.file_at(free.address(), 1).expect("a file").file), Ok(()));
+        let mut windows = Windows::new(8 * K4, 8).expect("a reserve");
+        assert_eq!(windows.build(&table, &pieces, Access::ReadWrite), Err(libc::EPERM));
+        assert!(windows.build(&table, &pieces, Access::Read).is_ok());
     }
 
     #[test]

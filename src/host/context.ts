@@ -198,7 +198,7 @@ export interface HostContext {
   /** Clears the bus-master bit of every device of the context, so that none can do DMA; returns 0 or errno. */
   clearBusMaster(): number;
 
-  /** Resets every device of the context (VFIO_DEVICE_RESET); returns 0 or errno. */
+  /** Resets every device of the context (VFIO_DEVICE_RESET) and leaves its bus master off; returns 0 or errno. */
   resetDevices(): number;
 
   /** Releases the context; entries are gone afterwards. A second call does nothing. */

@@ -1,12 +1,14 @@
 // An event counter (eventfd): what the interrupts of a VFIO device signal. Not here: which interrupt (vfio-device.ts).
-import { U64_MAX, checkBigint } from '../base/check.ts';
-import type { NativeEvents } from './native-api.ts';
+import { U64_MAX, checkBigint, checkBoolean, checkFunction } from '../base/check.ts';
+import type { NativeEvents, NativePoll } from './native-api.ts';
+import { NativePollEvent } from './native-api.ts';
 import { loadNative } from './native.ts';
 import { attempt, closedError, refusedVerdict } from './refusals.ts';
 
 /** A counter of the kernel with a descriptor that an event loop or another process can wait for. */
 export class EventCounter {
   readonly #native: NativeEvents;
+  #poll: NativePoll | undefined;
   #closed = false;
 
   /** @throws HostError when the addon is missing or no descriptor is left. */
@@ -33,9 +35,33 @@ export class EventCounter {
     attempt(() => native.signal(count), refusedVerdict);
   }
 
-  /** Gives the descriptor back; switch the interrupt off first. A second call does nothing. */
+  /**
+   * Has Node's event loop call `listener` with the count whenever there is one, which sets the count to 0; undefined ends it.
+   * `keepAlive`: whether waiting keeps the process running. @throws HostError when no descriptor is left.
+   */
+  listen(listener: ((count: bigint) => void) | undefined, keepAlive = true): void {
+    if (listener !== undefined) checkFunction('listener', listener);
+    checkBoolean('keepAlive', keepAlive);
+    const fd = this.fd;
+    this.#poll?.close();
+    this.#poll = undefined;
+    if (listener === undefined) return;
+    const { NativePoll } = loadNative();
+    attempt(() => {
+      this.#poll = NativePoll.create(fd, () => {
+        const count = this.#closed ? 0n : this.take();
+        if (count > 0n) listener(count);
+      });
+      this.#poll.keepAlive(keepAlive);
+      this.#poll.start(NativePollEvent.readable);
+    }, refusedVerdict);
+  }
+
+  /** Gives the descriptor back and ends {@link listen}; switch the interrupt off first. A second call does nothing. */
   close(): void {
     this.#closed = true;
+    this.#poll?.close();
+    this.#poll = undefined;
     this.#native.close();
   }
 

@@ -186,10 +186,7 @@ export class GuestRam {
       const native = this.#open('preallocate');
       attempt(
         () => native.allocate(done, length),
-        ({ errno }) => [
-          'ERR_VIOMMU_HOST_REFUSED',
-          `the host has no more memory after ${hex(done)} of ${hex(size)} bytes (${errnoName(errno)})`,
-        ],
+        (failure) => allocateVerdict(failure, done, size),
       );
       done += length;
       progress?.(done, size);
@@ -236,6 +233,13 @@ function createVerdict(failure: NativeFailure, size: bigint, kind: keyof typeof 
     return ['ERR_VIOMMU_HOST_REFUSED', `the host has no address space for ${hex(size)} bytes (${call})`];
   }
   return refusedVerdict(failure);
+}
+
+function allocateVerdict(failure: NativeFailure, done: bigint, size: bigint): Verdict {
+  const { errno } = failure;
+  if (errno !== Errno.ENOSPC && errno !== Errno.ENOMEM) return refusedVerdict(failure);
+  const message = `the host has no more memory after ${hex(done)} of ${hex(size)} bytes (${errnoName(errno)})`;
+  return ['ERR_VIOMMU_HOST_REFUSED', message];
 }
 
 function adoptVerdict(failure: NativeFailure): Verdict {

@@ -97,7 +97,53 @@ export interface NativeDevice {
   /** Flags and number of interrupts of a kind. */
   irq(index: number): number[];
   setIrqs(index: number, start: number, counters: Int32Array): void;
+  maskIrqs(index: number, start: number, count: number, masked: boolean): void;
   map(position: bigint, length: bigint): NativeRegisters;
+  close(): void;
+}
+
+/** What IOMMU_IOAS_IOVA_RANGES says; `ranges`: first and last address of each, inclusive. */
+export interface NativeIovaRanges {
+  readonly ranges: BigUint64Array;
+  readonly alignment: bigint;
+}
+
+/** An open /dev/iommu; `ioas` is the id of an address space of this file, results are 0 or errno. */
+export interface NativeIommufd {
+  allocate(): number;
+  destroy(ioas: number): void;
+  /** IOMMU_OPTION_HUGE_PAGES = 0. */
+  smallPages(ioas: number): void;
+  /** IOMMU_VFIO_IOAS: makes it the target of {@link unmapDma}. */
+  select(ioas: number): void;
+  ranges(ioas: number): NativeIovaRanges;
+  /** Opens a file of /dev/vfio/devices and binds the device. */
+  bind(path: string): NativeDevice;
+  attach(device: NativeDevice, ioas: number): number;
+  detach(device: NativeDevice): number;
+  /** Whether registers of the device can be mapped, by dma-buf. */
+  mapsRegisters(device: NativeDevice): boolean;
+  areaCount(ioas: number): number;
+  /** First and last address of each area, ascending. */
+  areas(ioas: number): BigUint64Array;
+  map(ioas: number, byFile: boolean, flags: number, va: bigint, length: bigint, iova: bigint): number;
+  copy(ioas: number, source: number, flags: number, sourceIova: bigint, length: bigint, iova: bigint): number;
+  unmap(ioas: number, iova: bigint, length: bigint): NativeIoctlResult;
+  unmapDma(argsz: number, flags: number, iova: bigint, size: bigint): NativeIoctlResult;
+  /** Applies operations `from`..`count` of columns of a HostBatch; returns where it stopped. */
+  run(
+    ioas: number,
+    cut: boolean,
+    from: number,
+    count: number,
+    kind: Uint8Array,
+    iova: Float64Array,
+    pages: Float64Array,
+    va: Float64Array,
+    rights: Uint8Array,
+    errno: Int32Array,
+    done: Float64Array,
+  ): number;
   close(): void;
 }
 
@@ -115,6 +161,54 @@ export interface NativeEvents {
   close(): void;
 }
 
+/** A Unix stream socket on a file. */
+export interface NativeListener {
+  fd(): number;
+  /** The next connection, null when there is none at the moment. */
+  accept(): NativeSocket | null;
+  /** The file stays. */
+  close(): void;
+}
+
+/** A connected Unix stream socket, and the descriptors that came with what was read. */
+export interface NativeSocket {
+  fd(): number;
+  /**
+   * Reads into [start, end) of `into`; number of bytes, 0 at the end of the stream, -1 when there are none at the moment.
+   * Descriptors stay inside; with more than `limit` of them: EMSGSIZE, and all are closed.
+   */
+  receive(into: Uint8Array, start: number, end: number, limit: number): number;
+  /** Number of descriptors inside. */
+  descriptors(): number;
+  /** One of them, which stays owned inside. */
+  descriptor(index: number): number;
+  /** Closes them. */
+  dropDescriptors(): void;
+  /** Writes [start, end) of `from` and descriptors, which stay the caller's; number of bytes, -1 when there is no room. */
+  send(from: Uint8Array, start: number, end: number, descriptors?: Int32Array): number;
+  close(): void;
+}
+
+/** Events of {@link NativePoll}. */
+export const NativePollEvent = { readable: 1, writable: 2, hungUp: 4 } as const;
+
+/** Waits for a descriptor on Node's event loop; keeps a descriptor of its own. */
+export interface NativePoll {
+  /** Waits for {@link NativePollEvent} bits from now on. */
+  start(events: number): void;
+  stop(): void;
+  /** Whether waiting keeps the process running; true at first. */
+  keepAlive(on: boolean): void;
+  close(): void;
+}
+
+/** An eventfd of another process. */
+export interface NativeSignal {
+  /** Adds one; never waits. */
+  raise(): void;
+  close(): void;
+}
+
 /** The addon. */
 export interface NativeAddon {
   nativeApi(): number;
@@ -124,5 +218,12 @@ export interface NativeAddon {
   };
   readonly NativeProbe: { create(length: number): NativeProbe };
   readonly NativeType1: { open(container: string, group: string): NativeType1 };
+  readonly NativeIommufd: { open(path: string, perProcess: boolean): NativeIommufd };
   readonly NativeEvents: { create(): NativeEvents };
+  readonly NativeListener: { bind(path: string, mode: number, backlog: number): NativeListener };
+  readonly NativeSocket: { connect(path: string): NativeSocket; pair(): NativeSocket[] };
+  /** `ready` gets {@link NativePollEvent} bits, or a negative errno; it is not called before `start`. */
+  readonly NativePoll: { create(fd: number, ready: (events: number) => void): NativePoll };
+  /** Takes a descriptor of its own; EINVAL for anything but an eventfd. */
+  readonly NativeSignal: { adopt(fd: number): NativeSignal };
 }

@@ -41,8 +41,12 @@ export function errnoOf(run: () => void): number {
   }
 }
 
-/** The verdict where a refusal needs no advice. */
+const EBADF = 9;
+const CLOSED_UNDER_US = 'other code of this process has closed its descriptor: close this object and open it again';
+
+/** The verdict where a refusal needs no advice of its own. */
 export function refusedVerdict({ call, errno }: NativeFailure): Verdict {
+  if (errno === EBADF) return ['ERR_VIOMMU_HOST_REFUSED', `${call} was refused: EBADF, ${CLOSED_UNDER_US}`];
   return ['ERR_VIOMMU_HOST_REFUSED', `${call} was refused: ${errnoName(errno)}`];
 }
 
@@ -201,6 +205,7 @@ export function explainMapErrno(errno: number, facts: MapFacts): string {
   if (errno === Errno.EFAULT) return 'the memory is not guest RAM or a BAR mapping that this package made, or is gone';
   if (errno === Errno.EEXIST) return 'an entry exists there already';
   if (errno === Errno.EINVAL) return 'the range is not whole host pages, or not inside one usable range';
+  if (errno === EBADF) return CLOSED_UNDER_US;
   return `the host gives ${errnoName(errno)}`;
 }
 

@@ -13,6 +13,7 @@ import {
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { SysfsDevice, SysfsGroup, SysfsSnapshot } from '../firmware/sysfs.ts';
+import { isVfioPci } from './survey-drivers.ts';
 
 /** Where the host's file systems are; a test or a copy gives its own. */
 export interface HostRoots {
@@ -41,6 +42,8 @@ const BDF = /^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/;
 const TABLES = ['DMAR', 'IVRS', 'IORT'] as const;
 const CONFIG = { headerType: 0x0e, secondaryBus: 0x19, subordinateBus: 0x1a, SIZE: 64 };
 const MAX_TEXT = 1 << 20;
+/** No ACPI table of a real machine comes near it. */
+const MAX_TABLE = 16 << 20;
 const MAX_ENTRIES = 1 << 16;
 const MAX_DEPTH = 16;
 const MAX_LOG = 64 << 20;
@@ -57,7 +60,9 @@ export function readHost(roots: HostRoots = {}): HostFacts {
     const path = join(sys, 'firmware/acpi/tables', name);
     if (!existsSync(path)) continue;
     try {
-      tables.set(name, new Uint8Array(readFileSync(path)));
+      const { size } = statSync(path);
+      if (size > MAX_TABLE) unreadable.push(name);
+      else tables.set(name, new Uint8Array(readFileSync(path)));
     } catch {
       unreadable.push(name);
     }
@@ -92,6 +97,13 @@ export function readSysfs(root: string): SysfsSnapshot {
   const devices = [...paths].map(([name, path]) => readDevice(name, path, groupOf.get(name), childBus.get(name)));
   devices.sort((a, b) => (a.name < b.name ? -1 : 1));
   return { devices, groups };
+}
+
+/** PCI functions of a group that a VFIO driver has, in order; bridges and functions without one are left out. Reads only these. */
+export function vfioFunctions(root: string, group: number): string[] {
+  const folder = join(root, 'kernel/iommu_groups', String(group), 'devices');
+  const names = entries(folder).filter((name) => BDF.test(name));
+  return names.sort().filter((name) => isVfioPci(basename(link(join(folder, name, 'driver')) ?? '')));
 }
 
 /** Members of the group whose `reserved_regions` file this is, from the `devices` directory beside it; empty without one. */
@@ -246,7 +258,8 @@ function text(path: string): string | undefined {
 function firstBytes(path: string): Uint8Array | undefined {
   let file: number | undefined;
   try {
-    file = openSync(path, 'r');
+    // A copy of /sys may hold anything under this name: a FIFO would be waited for.
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
     const bytes = new Uint8Array(CONFIG.SIZE);
     return readSync(file, bytes) === CONFIG.SIZE ? bytes : undefined;
   } catch {

@@ -22,6 +22,8 @@ class Made implements NativeDevice {
   mappable: BigUint64Array | undefined;
   msixMappable = false;
   resetErrno = 0;
+  irqErrno = 0;
+  resetTries = 0;
 
   constructor() {
     this.config.set([0x34, 0x12, 0xe8, 0x11, 0x03, 0x01, 0x10, 0x00]);
@@ -63,16 +65,22 @@ class Made implements NativeDevice {
   }
 
   reset(): void {
+    this.resetTries++;
     if (this.resetErrno !== 0) throw native('VFIO_DEVICE_RESET', this.resetErrno);
     this.calls.push('reset');
   }
 
   irq(index: number): number[] {
+    if (this.irqErrno !== 0) throw native('VFIO_DEVICE_GET_IRQ_INFO', this.irqErrno);
     return [9, index + 1];
   }
 
   setIrqs(index: number, start: number, counters: Int32Array): void {
     this.calls.push(['irqs', index, start, [...counters]]);
+  }
+
+  maskIrqs(index: number, start: number, count: number, masked: boolean): void {
+    this.calls.push([masked ? 'mask' : 'unmask', index, start, count]);
   }
 
   map(position: bigint, length: bigint): NativeRegisters {
@@ -216,10 +224,67 @@ describe('regions, interrupts and reset', () => {
     expect(() => device.irqCount('nmi' as 'msi')).toThrow(/^kind must be one of/);
   });
 
+  it('tries a reset again while somebody holds the device, and turns bus master off when asked', () => {
+    const [device, native] = made();
+    native.config[4] = 7;
+    native.resetErrno = 11;
+    expect([device.reset(), native.resetTries]).toEqual([11, 10]);
+    expect([device.resetQuiet(), device.busMaster()]).toEqual([11, true]);
+    native.resetErrno = 0;
+    expect([device.reset(), device.busMaster()]).toEqual([0, true]);
+    expect([device.resetQuiet(), device.busMaster()]).toEqual([0, false]);
+    native.config[4] = 7;
+    native.stuckBusMaster = true;
+    expect(device.resetQuiet()).toBe(Errno.EIO);
+  });
+
+  it('says so of a device that is gone', () => {
+    const [device, native] = made();
+    native.config.fill(0xff);
+    expect([device.setBusMaster(true), device.setBusMaster(false), device.resetQuiet()]).toEqual([
+      Errno.ENODEV,
+      Errno.ENODEV,
+      Errno.ENODEV,
+    ]);
+    expect(() => device.busMaster()).toThrow('0000:00:04.0 does not answer: it is gone, or has no power');
+  });
+
+  it('sees pending transactions of a function with Advanced Features only', () => {
+    const [device, { config }] = made();
+    config.set([0x13, 0x00, 0x06, 0x01, 0x00, 0x01], 0x60);
+    expect([device.transactionsPending(), device.setBusMaster(false)]).toEqual([true, Errno.EBUSY]);
+    config[0x65] = 0;
+    expect([device.transactionsPending(), device.setBusMaster(false)]).toEqual([false, 0]);
+    const [silent, other] = made();
+    other.config.set([0x13, 0x00, 0x06, 0x00, 0x00, 0x01], 0x60);
+    expect(silent.transactionsPending()).toBe(false);
+  });
+
+  it('masks and unmasks interrupts', () => {
+    const [device, { calls }] = made();
+    device.maskIrqs('intx', 0, 1, false);
+    device.maskIrqs('msix', 3, 4, true);
+    expect(calls).toEqual([
+      ['unmask', 0, 0, 1],
+      ['mask', 2, 3, 4],
+    ]);
+    expect(() => device.maskIrqs('intx', -1, 1, true)).toThrow(/^start must be in/);
+    expect(() => device.maskIrqs('intx', 0, 0, true)).toThrow(/^count must be in/);
+    expect(() => device.maskIrqs('intx', 0, 1, 1 as unknown as boolean)).toThrow(/^masked must be a boolean/);
+  });
+
+  it('counts no interrupts of a kind that the kernel does not know for the device', () => {
+    const [device, native] = made();
+    native.irqErrno = Errno.EINVAL;
+    expect(device.irqCount('error')).toBe(0);
+    native.irqErrno = Errno.EIO;
+    expect(() => device.irqCount('error')).toThrow('VFIO_DEVICE_GET_IRQ_INFO was refused: EIO');
+  });
+
   it('resets, or says with which errno not', () => {
     const [device, native] = made();
     expect([device.info(), device.reset()]).toEqual([{ regions: 9, irqKinds: 5, canReset: true }, 0]);
-    native.resetErrno = Errno.ENOTTY;
-    expect(device.reset()).toBe(Errno.ENOTTY);
+    native.resetErrno = Errno.EINVAL;
+    expect(device.reset()).toBe(Errno.EINVAL);
   });
 });

@@ -1,7 +1,7 @@
 // A PCI device opened through VFIO: configuration space, bus master, reset, regions, interrupts, BARs for other devices.
 // Not here: the container and its entries (vfio-type1.ts). Positions and sizes are bytes, ends exclusive.
 import { U32_MAX, checkBigint, checkBoolean, checkInteger, checkOneOf, hex } from '../base/check.ts';
-import { Errno } from '../base/errors.ts';
+import { Errno, HostError } from '../base/errors.ts';
 import type { EventCounter } from './event-counter.ts';
 import type { NativeDevice, NativeRegisters } from './native-api.ts';
 import { attempt, closedError, errnoOf, refusedVerdict } from './refusals.ts';
@@ -38,12 +38,23 @@ export interface MappedRegisters {
 const Config = { command: 4, status: 6, capabilities: 0x34 } as const;
 const BUS_MASTER = 4;
 const CAPABILITY_LIST = 0x10;
+/** What a function that is gone answers; no Command register has this value, since its upper bits are 0. */
+const GONE = 0xffff;
+/** Capability ids, and where each has its Transactions Pending bit. */
 const PCI_EXPRESS = 0x10;
 const DEVICE_STATUS = 10;
-const TRANSACTIONS_PENDING = 0x20;
+const DEVICE_STATUS_PENDING = 0x20;
+const ADVANCED_FEATURES = 0x13;
+const AF_CAPABILITIES = 3;
+const AF_STATUS = 5;
+const AF_PENDING = 1;
 const MAX_CAPABILITIES = 48;
-/** PCI Express asks for 50 ms at most until completions arrive or time out; waited in steps of 1 ms. */
+/**
+ * Steps of 1 ms. The default range of Completion Timeout ends at 50 ms; a device with a longer one is EBUSY here, since this
+ * thread waits.
+ */
 const PENDING_STEPS = 100;
+const RESET_ATTEMPTS = 10;
 const MAX_POSITION = 2n ** 63n - 1n;
 
 /** One device of an open group. */
@@ -53,6 +64,8 @@ export class VfioDevice {
   readonly #native: NativeDevice;
   readonly #config: bigint;
   readonly #registers = new Set<NativeRegisters>();
+  /** Where Transactions Pending is; the capabilities that VFIO shows never change. */
+  #pending: { readonly offset: number; readonly bit: number } | undefined;
   #closed = false;
 
   /** Made by a context. @throws HostError when the device does not answer. */
@@ -101,42 +114,60 @@ export class VfioDevice {
     attempt(() => whole(native.write(buffer.subarray(0, bytes), position), bytes), refusedVerdict);
   }
 
-  /** The bus-master bit of the Command register as the device has it. */
+  /** The bus-master bit of the Command register as the device has it. @throws HostError ENODEV when it does not answer. */
   busMaster(): boolean {
-    return (this.readConfig(Config.command, 2) & BUS_MASTER) !== 0;
+    return (this.#command() & BUS_MASTER) !== 0;
   }
 
-  /** True while the device waits for completions of its reads (PCI Express Device Status); false where it cannot tell. */
+  /**
+   * True while the device waits for completions of its reads (Transactions Pending of PCI Express Device Status, or of
+   * Advanced Features); false where it cannot tell. Posted writes are not counted; the answer to any read comes behind them.
+   */
   transactionsPending(): boolean {
-    const capability = this.#findCapability(PCI_EXPRESS);
-    return capability !== 0 && (this.readConfig(capability + DEVICE_STATUS, 2) & TRANSACTIONS_PENDING) !== 0;
+    this.#pending ??= this.#findPending();
+    const { offset, bit } = this.#pending;
+    return offset !== 0 && (this.readConfig(offset, 1) & bit) !== 0;
   }
 
   /**
    * Sets or clears the bus-master bit and reads it back; after clearing waits, at most 0.1 s, until no transaction is
-   * pending. Returns 0 when that holds, EIO when the bit did not change, EBUSY when transactions stay pending, or the errno
-   * of the access.
+   * pending. Returns 0 when that holds, EIO when the bit did not change, EBUSY when transactions stay pending, ENODEV when
+   * the device does not answer, or the errno of the access.
    */
   setBusMaster(on: boolean): number {
     checkBoolean('on', on);
     this.#open('setBusMaster');
     return errnoFrom(() => {
-      const command = this.readConfig(Config.command, 2);
+      const command = this.#command();
       this.writeConfig(Config.command, 2, on ? command | BUS_MASTER : command & ~BUS_MASTER);
       if (this.busMaster() !== on) return Errno.EIO;
       if (on) return 0;
       for (let step = 0; this.transactionsPending(); step++) {
         if (step === PENDING_STEPS) return Errno.EBUSY;
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+        waitMillisecond();
       }
       return 0;
     });
   }
 
-  /** VFIO_DEVICE_RESET; returns 0 or errno (ENOTTY: the device has no reset). */
+  /**
+   * VFIO_DEVICE_RESET; returns 0 or errno (EINVAL: the device has no reset). Linux saves the Command register before and
+   * restores it after, so a device that was a bus master is one again: see {@link busMaster}, {@link resetQuiet}.
+   */
   reset(): number {
     const native = this.#open('VFIO_DEVICE_RESET');
-    return errnoOf(() => native.reset());
+    for (let attempt = 1; ; attempt++) {
+      const errno = errnoOf(() => native.reset());
+      // Somebody else holds the device's lock: power management, or a reset from another side.
+      if (errno !== Errno.EAGAIN || attempt === RESET_ATTEMPTS) return errno;
+      waitMillisecond();
+    }
+  }
+
+  /** {@link reset}, then bus master off: no DMA until somebody turns it on. Returns 0, or the errno of the first that failed. */
+  resetQuiet(): number {
+    const errno = this.reset();
+    return errno === 0 ? this.setBusMaster(false) : errno;
   }
 
   /** Reads a region at `offset` into all of `into`, which must be one register, or memory. @throws HostError. */
@@ -179,17 +210,38 @@ export class VfioDevice {
   irqCount(kind: keyof typeof IrqKind): number {
     const native = this.#open('VFIO_DEVICE_GET_IRQ_INFO');
     const index = irqIndex(kind);
+    let count = 0;
+    // EINVAL: a device that is not PCI Express has no error interrupt, and older kernels do not know of all kinds.
+    const errno = errnoOf(() => (count = native.irq(index)[1] ?? 0));
+    if (errno === 0 || errno === Errno.EINVAL) return count;
     return attempt(() => native.irq(index), refusedVerdict)[1] ?? 0;
   }
 
-  /** Has interrupts from `start` on signal event counters; undefined: that one signals none. @throws HostError. */
-  setIrqs(kind: keyof typeof IrqKind, start: number, counters: readonly (EventCounter | undefined)[]): void {
+  /** Has interrupts from `start` on signal event counters (any eventfd does); undefined: that one signals none. @throws HostError. */
+  setIrqs(
+    kind: keyof typeof IrqKind,
+    start: number,
+    counters: readonly (Pick<EventCounter, 'fd'> | undefined)[],
+  ): void {
     const native = this.#open('VFIO_DEVICE_SET_IRQS');
     const index = irqIndex(kind);
     checkInteger('start', start, 0, U32_MAX);
     if (counters.length === 0) throw new RangeError('counters must not be empty: disableIrqs switches a kind off');
     const fds = Int32Array.from(counters, (counter) => counter?.fd ?? -1);
     attempt(() => native.setIrqs(index, start, fds), refusedVerdict);
+  }
+
+  /**
+   * Masks, or unmasks, `count` interrupts from `start` on. An INTx interrupt is masked by the kernel each time that it has
+   * signalled, and is unmasked here when its device has been served. @throws HostError EINVAL where there is no such mask.
+   */
+  maskIrqs(kind: keyof typeof IrqKind, start: number, count: number, masked: boolean): void {
+    const native = this.#open('VFIO_DEVICE_SET_IRQS');
+    const index = irqIndex(kind);
+    checkInteger('start', start, 0, U32_MAX);
+    checkInteger('count', count, 1, U32_MAX);
+    checkBoolean('masked', masked);
+    attempt(() => native.maskIrqs(index, start, count, masked), refusedVerdict);
   }
 
   /** Switches a kind of interrupts off. @throws HostError. */
@@ -227,6 +279,22 @@ export class VfioDevice {
     return checkBigint('offset', start + offset, 0n, MAX_POSITION);
   }
 
+  #command(): number {
+    const command = this.readConfig(Config.command, 2);
+    if (command !== GONE) return command;
+    const detail = { errno: Errno.ENODEV, syscall: 'pread' };
+    throw new HostError('ERR_VIOMMU_HOST_REFUSED', `${this.name} does not answer: it is gone, or has no power`, detail);
+  }
+
+  /** The byte and the bit that say it; offset 0 where there is none. */
+  #findPending(): { readonly offset: number; readonly bit: number } {
+    const express = this.#findCapability(PCI_EXPRESS);
+    if (express !== 0) return { offset: express + DEVICE_STATUS, bit: DEVICE_STATUS_PENDING };
+    const advanced = this.#findCapability(ADVANCED_FEATURES);
+    const tells = advanced !== 0 && (this.readConfig(advanced + AF_CAPABILITIES, 1) & AF_PENDING) !== 0;
+    return { offset: tells ? advanced + AF_STATUS : 0, bit: AF_PENDING };
+  }
+
   /** Offset of a capability in configuration space, 0 when it is not there. */
   #findCapability(id: number): number {
     if ((this.readConfig(Config.status, 2) & CAPABILITY_LIST) === 0) return 0;
@@ -253,6 +321,10 @@ function pairs(numbers: BigUint64Array): { offset: bigint; size: bigint }[] {
   const list: { offset: bigint; size: bigint }[] = [];
   for (let i = 0; i + 1 < numbers.length; i += 2) list.push({ offset: numbers[i]!, size: numbers[i + 1]! });
   return list;
+}
+
+function waitMillisecond(): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
 }
 
 /** A device gives and takes all bytes of an access, or none. */

@@ -1,5 +1,8 @@
 // VfioType1Context on an addon made of the simulated host: the contract cases of type1 and of gathers through the columns and
 // calls that a real kernel gets, what open() refuses, limits, devices, close. The real addon: test/native.
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { beforeEach, describe, expect, it, vi } from 'vitest';
 import { Errno, isHostError } from '../base/errors.ts';
 import { HostBatch } from './context.ts';
@@ -85,10 +88,11 @@ function madeDevice(name: string): NativeDevice {
       return from.length;
     },
     reset: () => {
-      if (name.endsWith('1')) throw failure('VFIO_DEVICE_RESET', Errno.ENOTTY);
+      if (name.endsWith('1')) throw failure('VFIO_DEVICE_RESET', Errno.EINVAL);
     },
     irq: () => [0, 0],
     setIrqs: () => undefined,
+    maskIrqs: () => undefined,
     map: () => ({ address: () => 0n, close: () => undefined }),
     close: () => void script.calls.push(`close ${name}`),
   };
@@ -245,6 +249,38 @@ describe('open', () => {
     expect(context.entriesLeft()).toBe(3);
   });
 
+  it('has no entries left when the kernel does not answer any more', () => {
+    const context = open();
+    script.facts = () => {
+      throw failure('VFIO_IOMMU_GET_INFO', 9);
+    };
+    expect(context.entriesLeft()).toBe(0);
+    expect(() => context.refreshLimits()).toThrow(/^VFIO_IOMMU_GET_INFO was refused: EBADF, .*open it again$/);
+    expect(context.explain(9)).toMatch(/closed its descriptor/);
+  });
+
+  it('opens the members of the group that a VFIO driver has', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'viommu-'));
+    const members = join(folder, 'kernel/iommu_groups/7/devices');
+    for (const [name, driver] of [
+      ['0000:00:04.1', 'vfio-pci'],
+      ['0000:00:04.0', 'mlx5_vfio_pci'],
+      ['0000:00:04.2', 'nvme'],
+      ['0000:00:04.3', undefined],
+      ['platform-thing', 'vfio-pci'],
+    ] as const) {
+      mkdirSync(join(members, name), { recursive: true });
+      if (driver !== undefined) mkdirSync(join(folder, 'drivers', driver), { recursive: true });
+      if (driver !== undefined) symlinkSync(join(folder, 'drivers', driver), join(members, name, 'driver'));
+    }
+    const names = (group: number): string[] => {
+      const { devices } = VfioType1Context.open({ group, sysfs: folder });
+      return devices.map(({ name }) => name);
+    };
+    expect([names(7), names(8)]).toEqual([['0000:00:04.0', '0000:00:04.1'], []]);
+    rmSync(folder, { recursive: true });
+  });
+
   it('says what is wrong with the host, and leaves nothing open', () => {
     script.openFails = ['VFIO_SET_IOMMU', Errno.EPERM];
     expect(refusal()).toMatch(/^ERR_VIOMMU_HOST_INCOMPATIBLE 1 group 7 .*interrupt remapping/);
@@ -283,7 +319,7 @@ describe('devices and close', () => {
     expect(context.devices.map((device) => device.busMaster())).toEqual([true, true, true]);
     expect(context.clearBusMaster()).toBe(0);
     expect(context.devices.map((device) => device.busMaster())).toEqual([false, false, false]);
-    expect(context.resetDevices()).toBe(Errno.ENOTTY);
+    expect(context.resetDevices()).toBe(Errno.EINVAL);
     context.close();
     context.close();
     expect(script.calls.slice(2)).toEqual(['close 0000:00:04.0', 'close 0000:00:04.1', 'close 0000:00:04.2', 'close']);

@@ -10,9 +10,18 @@ import { HostBatch } from './context.ts';
 import type { NativeType1, NativeType1Facts } from './native-api.ts';
 import { NativeRun } from './native-api.ts';
 import { loadNative, lockedMemory, mappingsLeft } from './native.ts';
-import { attempt, closedError, deviceError, explainMapErrno, guarded, openError, refusedVerdict } from './refusals.ts';
+import {
+  attempt,
+  closedError,
+  deviceError,
+  errnoOf,
+  explainMapErrno,
+  guarded,
+  openError,
+  refusedVerdict,
+} from './refusals.ts';
 import type { IoctlResult, MapArguments, UnmapArguments } from './simulated/type1-rules.ts';
-import { readSysfs } from './sysfs.ts';
+import { readSysfs, vfioFunctions } from './sysfs.ts';
 import { VfioDevice } from './vfio-device.ts';
 
 /** Options of {@link VfioType1Context.open}. */
@@ -77,7 +86,7 @@ export class VfioType1Context implements HostContext {
       if (limits.windowPieces > 0) {
         attempt(() => native.reserveWindows(WINDOW_BYTES, limits.windowPieces), refusedVerdict);
       }
-      for (const name of devices ?? devicesOf(group, sysfs)) opened.push(openDevice(native, group, name, sysfs));
+      for (const name of devices ?? vfioFunctions(sysfs, group)) opened.push(openDevice(native, group, name, sysfs));
       return new VfioType1Context(native, group, opened, limits);
     } catch (error) {
       for (const device of opened) device.close();
@@ -122,7 +131,7 @@ export class VfioType1Context implements HostContext {
 
   /**
    * See {@link HostContext.apply}. Memory that is neither guest RAM of `GuestRam` nor a BAR of `VfioDevice.mapRegion` is
-   * never given to a device: such a map is EFAULT, after the kernel's other checks.
+   * never given to a device: such a map is EFAULT, after the kernel's checks of arguments, entries and ranges.
    * @throws RangeError, before anything changes, when `from` or a column of `batch` is not legal.
    */
   apply(batch: HostBatch, from: number): number {
@@ -136,9 +145,12 @@ export class VfioType1Context implements HostContext {
     return this.#open('unmapAll').unmapAll();
   }
 
+  /** See {@link HostContext.entriesLeft}; 0 when the kernel does not answer. */
   entriesLeft(): number {
     const native = this.#open('entriesLeft');
-    return attempt(() => native.facts(), refusedVerdict).available ?? 0;
+    let left = 0;
+    errnoOf(() => (left = native.facts().available ?? 0));
+    return left;
   }
 
   /** See {@link HostContext.clearBusMaster}; with read-back and the wait for pending transactions. ENODEV without a device. */
@@ -147,10 +159,10 @@ export class VfioType1Context implements HostContext {
     return this.#everyDevice((device) => device.setBusMaster(false));
   }
 
-  /** See {@link HostContext.resetDevices}; ENODEV without a device, ENOTTY for one that has no reset. */
+  /** See {@link HostContext.resetDevices}; ENODEV without a device, EINVAL for one that has no reset. */
   resetDevices(): number {
     this.#open('resetDevices');
-    return this.#everyDevice((device) => device.reset());
+    return this.#everyDevice((device) => device.resetQuiet());
   }
 
   /** What an errno that {@link apply} left in a batch means now, and what to do; one sentence. */
@@ -272,13 +284,6 @@ function openDevice(native: NativeType1, group: number, name: string, sysfs: str
     device.close();
     throw error;
   }
-}
-
-/** Members of the group that a VFIO driver for PCI has; bridges and free functions stay closed. */
-function devicesOf(group: number, sysfs: string): string[] {
-  const { devices } = readSysfs(sysfs);
-  const ours = devices.filter((device) => device.group === String(group) && device.driver?.endsWith('vfio-pci'));
-  return ours.map((device) => device.name);
 }
 
 function checkFacts(group: number, facts: NativeType1Facts): void {

@@ -84,7 +84,11 @@ export function type1Buffers(device: bigint): {
 export interface GatherMemory {
   pageOf(buffer: GatherBuffer): number;
   wordOf(buffer: GatherBuffer, page: number): number;
+  /** The first words of all pages of all buffers. */
+  words(): Uint32Array;
   protectionOf(page: number): 'rw' | 'r' | 'none' | undefined;
+  /** First page of [start, end) that is not mapped, or that the process may access. */
+  firstOpen(start: number, end: number): number | undefined;
   crowd(on: boolean): void;
   /** Pages that the process keeps locked (VmLck). */
   locked(): number;
@@ -129,7 +133,9 @@ export function gatherMemory(withHuge: boolean): GatherMemory {
   return {
     pageOf: (buffer) => Number(addresses.get(buffer) ?? 0x10_0000n) / K4,
     wordOf: (buffer, page) => wordAt(files.get(buffer), page),
+    words: () => wordsOf([...files.values()]),
     protectionOf,
+    firstOpen,
     crowd: (on) => (on ? crowd.fill() : crowd.relieve()),
     locked: () => lockedMemory().locked / K4,
     close: () => {
@@ -152,15 +158,47 @@ function wordAt(fd: number | undefined, page: number): number {
   return fd === undefined ? -1 : word[0]!;
 }
 
-/** What the process may do with a virtual page, from /proc/self/maps. */
-export function protectionOf(page: number): 'rw' | 'r' | 'none' | undefined {
-  const address = BigInt(page) * BigInt(K4);
+function wordsOf(files: readonly number[]): Uint32Array {
+  const page = new Uint32Array(K4 / 4);
+  const bytes = new Uint8Array(page.buffer);
+  const words: number[] = [];
+  for (const fd of files) {
+    for (let at = 0; readSync(fd, bytes, 0, K4, at) === K4; at += K4) words.push(page[0]!);
+  }
+  return Uint32Array.from(words);
+}
+
+interface Area {
+  readonly start: number;
+  readonly end: number;
+  readonly protection: 'rw' | 'r' | 'none';
+}
+
+/** The areas of this process (/proc/self/maps) that share a page with [start, end), in order. */
+function areasIn(start: number, end: number): Area[] {
+  const areas: Area[] = [];
   for (const line of readFileSync('/proc/self/maps', 'utf8').split('\n')) {
     const match = /^([0-9a-f]+)-([0-9a-f]+) (r|-)(w|-)/.exec(line);
-    if (match === null || address < BigInt(`0x${match[1]}`) || address >= BigInt(`0x${match[2]}`)) continue;
-    return match[4] === 'w' ? 'rw' : match[3] === 'r' ? 'r' : 'none';
+    if (match === null) continue;
+    const [first, last] = [parseInt(match[1]!, 16) / K4, parseInt(match[2]!, 16) / K4];
+    if (first >= end || last <= start) continue;
+    areas.push({ start: first, end: last, protection: match[4] === 'w' ? 'rw' : match[3] === 'r' ? 'r' : 'none' });
   }
-  return undefined;
+  return areas;
+}
+
+/** What the process may do with a virtual page. */
+export function protectionOf(page: number): 'rw' | 'r' | 'none' | undefined {
+  return areasIn(page, page + 1)[0]?.protection;
+}
+
+function firstOpen(start: number, end: number): number | undefined {
+  let at = start;
+  for (const area of areasIn(start, end)) {
+    if (area.start > at || area.protection !== 'none') return at;
+    at = area.end;
+  }
+  return at < end ? at : undefined;
 }
 
 /** Mappings that fill the process up to vm.max_map_count: every other page of a stretch gets another protection. */

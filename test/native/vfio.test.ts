@@ -3,12 +3,12 @@
 import { closeSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, vi } from 'vitest';
 import ts from 'typescript';
 import type { VfioType1Options } from '../../src/host.ts';
 import { EventCounter, GuestRam, VfioType1Context, lockedMemory } from '../../src/host.ts';
 import { loadFrom, loadNative, mappingsLeft, nativeFailure } from '../../src/host/native.ts';
-import { O_CLOEXEC, collectUntil, describeNative, descriptors, flagsOf, hostErrorOf, maps } from './addon.ts';
+import { O_CLOEXEC, collectUntil, describeNative, descriptors, flagsOf, hostErrorOf, maps, turns } from './addon.ts';
 import { gatherMemory, protectionOf, type1Buffers } from './real-memory.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'viommu-'));
@@ -184,6 +184,47 @@ describeNative('an event counter', () => {
     counter.close();
     expect(hostErrorOf(() => counter.take())).toBe('ERR_VIOMMU_HOST_CLOSED 0 the event counter is closed');
     expect(hostErrorOf(() => counter.fd)).toMatch(/^ERR_VIOMMU_HOST_CLOSED/);
+  });
+});
+
+describeNative('a listener of an event counter', () => {
+  it('is called with the count from the event loop, until it is taken away', async () => {
+    const counter = new EventCounter();
+    const counts: bigint[] = [];
+    counter.listen((count) => counts.push(count));
+    counter.signal(2n);
+    counter.signal();
+    expect(counts).toEqual([]);
+    await vi.waitUntil(() => counts.length > 0);
+    counter.signal(7n);
+    await vi.waitUntil(() => counts.length > 1);
+    expect([counts, counter.take()]).toEqual([[3n, 7n], 0n]);
+    counter.listen(undefined);
+    counter.signal();
+    await turns();
+    expect([counts.length, counter.take()]).toEqual([2, 1n]);
+    counter.close();
+  });
+
+  it('may take itself away, be replaced, and end with the counter', async () => {
+    const open = descriptors('eventfd').length;
+    const counter = new EventCounter();
+    const calls: string[] = [];
+    counter.listen(() => calls.push('never'));
+    counter.listen(() => {
+      calls.push('once');
+      counter.close();
+    });
+    counter.signal();
+    await vi.waitUntil(() => calls.length > 0);
+    await turns();
+    expect(calls).toEqual(['once']);
+    await vi.waitUntil(() => descriptors('eventfd').length <= open);
+    expect(() => counter.listen(() => undefined)).toThrow('the event counter is closed');
+    const other = new EventCounter();
+    expect(() => other.listen(1 as never)).toThrow(/^listener must be a function/);
+    expect(() => other.listen(() => undefined, 1 as never)).toThrow(/^keepAlive must be a boolean/);
+    other.close();
   });
 });
 

@@ -28,7 +28,7 @@ impl NativeDevice {
         Self { device: Some(device) }
     }
 
-    fn device(&self) -> Result<&Device<Linux>> {
+    pub(super) fn device(&self) -> Result<&Device<Linux>> {
         self.device.as_ref().ok_or_else(closed)
     }
 }
@@ -87,6 +87,12 @@ impl NativeDevice {
     #[napi]
     pub fn set_irqs(&self, index: u32, start: u32, counters: &[i32]) -> Result<()> {
         Ok(self.device()?.set_irqs(index, start, counters)?)
+    }
+
+    /// Masks, or unmasks, `count` interrupts of a kind from `start` on.
+    #[napi]
+    pub fn mask_irqs(&self, index: u32, start: u32, count: u32, masked: bool) -> Result<()> {
+        Ok(self.device()?.mask_irqs(index, start, count, masked)?)
     }
 
     /// Maps a part of the device's file for other devices to reach.

@@ -3,7 +3,10 @@
 mod columns;
 mod device;
 mod events;
+mod iommufd;
+mod poll;
 mod ram;
+mod socket;
 mod type1;
 
 use napi::bindgen_prelude::{BigInt, Error, Status};

@@ -218,3 +218,25 @@ fn builds_all_windows_or_none() {
     assert_eq!(batch.errno[0], EOPNOTSUPP);
     assert!(!batch.columns().hold(0, 2) && batch.columns().hold(1, 1) && !batch.columns().hold(1, 0));
 }
+
+#[test]
+fn sends_forbidden_addresses_where_nothing_else_changes() {
+    let table = crate::registry::Table::new();
+    let refused = |va: u64, size: u64| {
+        let address = allowed(&table, va, size);
+        assert!((address >= KERNEL_HALF || address < PAGE) && address % PAGE == va % PAGE, "{va:#x}");
+        assert_eq!(
+            address.checked_add(size.wrapping_sub(1)).is_none(),
+            va.checked_add(size.wrapping_sub(1)).is_none(),
+            "{va:#x} + {size:#x}"
+        );
+    };
+    refused(0x7fff_ffff_f000, 2 * PAGE);
+    refused(0x7fff_ffff_f800, PAGE);
+    refused(0, 1 << 46);
+    refused(u64::MAX - PAGE + 1, PAGE);
+    refused(u64::MAX - PAGE + 1, 2 * PAGE);
+    refused(1 << 63, 1 << 63);
+    refused(PAGE, 1 << 63);
+    refused(1 << 63, (1 << 63) + 1);
+}

@@ -32,6 +32,8 @@ export class BackingObject {
   /** Errno of mmap() for a new writable shared mapping: EACCES of a read-only descriptor, EPERM of a seal, 0. */
   readonly writeRefusal: number;
   readonly #windows: (ArrayBuffer | undefined)[];
+  /** Pages of anonymous memory that were written, one byte each; undefined: none. */
+  #written: Uint8Array | undefined;
   /** Pages of virtual address space that show this object now, kept by the address space. */
   mappedPages = 0;
   /** True once a host entry has pinned a page, so that a device may still reach it when nothing maps it. */
@@ -73,6 +75,8 @@ export class BackingObject {
 
   /** The bytes of the whole object in order, in arrays of 1 GiB and a shorter last one; allocates all of them. */
   get windows(): ArrayBuffer[] {
+    // Whoever has them may write everywhere.
+    this.markWritten(0, this.pages);
     return this.#windows.map((_, index) => this.#window(index));
   }
 
@@ -86,8 +90,21 @@ export class BackingObject {
 
   /** Copies `bytes` to `offset`; must stay inside one 4 KiB page. */
   write(offset: number, bytes: Uint8Array): void {
+    this.markWritten(Math.floor(offset / PAGE_BYTES), 1);
     const index = Math.floor(offset / WINDOW_BYTES);
     new Uint8Array(this.#window(index), offset - index * WINDOW_BYTES, bytes.length).set(bytes);
+  }
+
+  /** False for a page of anonymous memory that nobody has written: it has no memory of its own yet. */
+  hasOwnPage(page: number): boolean {
+    return this.kind !== 'anonymous' || this.#written?.[page] === 1;
+  }
+
+  /** Gives [page, page + pages) memory of their own. */
+  markWritten(page: number, pages: number): void {
+    if (this.kind !== 'anonymous') return;
+    this.#written ??= new Uint8Array(this.pages);
+    this.#written.fill(1, page, page + pages);
   }
 
   #window(index: number): ArrayBuffer {

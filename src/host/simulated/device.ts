@@ -17,7 +17,7 @@ export class SimulatedDevice {
     this.busMaster = busMaster;
   }
 
-  /** VFIO_DEVICE_RESET: the bus-master bit is 0 afterwards. */
+  /** VFIO_DEVICE_RESET, around which the kernel keeps the Command register, and then bus master off, as a context does it. */
   reset(): void {
     this.busMaster = false;
     this.resets++;

@@ -49,6 +49,8 @@ export interface IommufdCase {
   readonly title: string;
   readonly mode?: IommufdMode;
   readonly attached?: boolean;
+  /** For hosts that take no I/O virtual address from 2^48 on. */
+  readonly limited?: true;
   /** RLIMIT_MEMLOCK in pages, without CAP_IPC_LOCK; default no limit. */
   readonly memlock?: number;
   readonly steps: readonly IommufdStep[];

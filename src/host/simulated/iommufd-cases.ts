@@ -49,6 +49,10 @@ function cut(title: string, areas: number, ...steps: IommufdStep[]): IommufdCase
   return { title, areas, steps, mode: 'cut' };
 }
 
+function limited(testCase: IommufdCase): IommufdCase {
+  return { ...testCase, limited: true };
+}
+
 function lazy(title: string, areas: number, ...steps: IommufdStep[]): IommufdCase {
   return { title, areas, steps, attached: false, locked: 0 };
 }
@@ -70,7 +74,7 @@ const MAP_ARGUMENTS: readonly IommufdCase[] = [
   one('map: unaligned iova', 0, map(1n, K4, EINVAL), map(0x800n, K4, EINVAL)),
   one('map: unaligned memory', 0, map(0n, K4, EINVAL, { offset: 1n }), map(0n, K4, EINVAL, { offset: 0x800n })),
   one('map: iova wraps', 0, map(TOP, 2n * K4, EOVERFLOW)),
-  one('map: the last page of 2^64 does not wrap, but is reserved', 0, map(TOP, K4, EINVAL)),
+  limited(one('map: the last page of 2^64 does not wrap, but is reserved', 0, map(TOP, K4, EINVAL))),
   one('map: read only and write only', 2, map(0n, K4, 0, { flags: R }), map(K4, K4, 0, { flags: RW & ~4 })),
 ];
 
@@ -98,7 +102,7 @@ const MAP_STATE: readonly IommufdCase[] = [
     map(0xfedf_f000n, 2n * K4, EINVAL),
     map(0xfed0_0000n, M2, EINVAL),
   ),
-  one('map: beyond the aperture', 0, map(1n << 48n, K4, EINVAL)),
+  limited(one('map: beyond the aperture', 0, map(1n << 48n, K4, EINVAL))),
 ];
 
 const MAP_PINNING: readonly IommufdCase[] = [
@@ -145,7 +149,8 @@ const UNMAP: readonly IommufdCase[] = [
 ];
 
 const UNMAP_DMA: readonly IommufdCase[] = [
-  one('unmapDma large: nothing there', 0, unmapDma(0n, M2, ENOENT, 0n)),
+  one('unmapDma large: nothing there is no error', 0, unmapDma(0n, M2, 0, 0n)),
+  one('unmapDma large: between areas', 3, ...THREE, unmapDma(3n * M2, M2, 0, 0n)),
   one('unmapDma large: cuts are refused', 3, ...THREE, unmapDma(M2, K4, ENOENT, 0n)),
   one(
     'unmapDma large: a refusal tells its size',
@@ -175,8 +180,15 @@ const UNMAP_DMA: readonly IommufdCase[] = [
     map(0n, 4n * K4),
     ...[2n, 0n, 3n, 1n].map((i) => unmapDma(i * K4, K4, 0, K4)),
   ),
-  cut('unmapDma cut: nothing there', 1, map(M2, M2), unmapDma(0n, M2, ENOENT, 0n)),
-  cut('unmapDma cut: unaligned', 1, map(M2, M2), unmapDma(M2, 1n, EINVAL, 1n), unmapDma(M2 + 1n, K4, EINVAL, K4)),
+  cut('unmapDma cut: nothing there is no error', 1, map(M2, M2), unmapDma(0n, M2, 0, 0n), unmapDma(2n * M2, M2, 0, 0n)),
+  cut('unmapDma cut: unaligned', 1, map(M2, M2), unmapDma(M2, 2n, EINVAL, 2n), unmapDma(M2 + 1n, K4, EINVAL, K4)),
+  cut('unmapDma cut: the first byte passes for a border', 1, map(M2, M2), unmapDma(M2, 1n, ENOENT, 0n)),
+  cut(
+    'unmapDma cut: from the second byte, the upper end is cut',
+    2,
+    map(M2, M2),
+    unmapDma(M2 + 1n, K4 - 1n, ENOENT, 0n, { partial: true }),
+  ),
   cut('unmapDma cut: size 0 still cuts', 2, map(M2, M2), unmapDma(M2 + K4, 0n, EINVAL, 0n, { partial: true })),
   cut('unmap of the file itself never cuts', 1, map(M2, M2), unmap(M2, K4, ENOENT)),
   { ...cut('unmapDma cut: accounting follows', 2, map(0n, 8n * K4), unmapDma(2n * K4, K4, 0, K4)), locked: 7 },
@@ -194,7 +206,7 @@ const LAZY: readonly IommufdCase[] = [
   lazy('lazy: nothing is counted before', 1, map(0n, 16n * K4)),
   { ...lazy('lazy: the limit is found when attaching', 2, map(0n, 4n * K4), map(M2, K4), attach(ENOMEM)), memlock: 4 },
   lazy('lazy: a reserved address is taken, and found when attaching', 1, map(0xfee0_0000n, K4), attach(EADDRINUSE)),
-  lazy('lazy: beyond the aperture', 1, map(TOP, K4), attach(EADDRINUSE)),
+  limited(lazy('lazy: beyond the aperture', 1, map(TOP, K4), attach(EADDRINUSE))),
   lazy('lazy: overlap and wrap are refused as ever', 1, map(0n, K4), map(0n, K4, EEXIST), map(TOP, 2n * K4, EOVERFLOW)),
   { ...lazy('lazy: attach pins, detach unpins', 1, map(0n, 4n * K4), attach(), attach(), detach), locked: 0 },
   { ...lazy('lazy: attach, detach, attach', 1, map(0n, 4n * K4), attach(), detach, attach()), locked: 4 },

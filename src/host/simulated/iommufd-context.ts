@@ -163,11 +163,14 @@ export class SimulatedIommufdContext extends SimulatedContext {
   protected unmapPages(iova: number, pages: number): number {
     this.removedPages = 0;
     if (iova === 0 && pages === PAGE_END) return this.removeAll();
-    if (this.mode === 'cut' && iova < PAGE_END && pages < PAGE_END) {
-      const errno = this.#cutAt((iova + pages) % PAGE_END) || this.#cutAt(iova);
-      if (errno !== 0) return errno;
+    const refused = this.#rules.checkUnmapPages(iova, pages);
+    if (refused !== 0 || this.mode === 'large') {
+      return refused || this.#remove(iova, iova + pages, iova, iova + pages);
     }
-    return this.#rules.checkUnmapPages(iova, pages) || this.#remove(iova, iova + pages, iova, iova + pages);
+    // Through VFIO_IOMMU_UNMAP_DMA, to which nothing there is no error.
+    const errno = this.#cutAt((iova + pages) % PAGE_END) || this.#cutAt(iova);
+    if (errno !== 0 || this.#areas.firstFrom(iova, iova + pages) === undefined) return errno;
+    return this.#remove(iova, iova + pages, iova, iova + pages);
   }
 
   protected removeAll(): number {
@@ -292,7 +295,10 @@ export class SimulatedIommufdContext extends SimulatedContext {
   #unmapDma(iova: bigint, size: bigint): number {
     this.removedPages = 0;
     if (size === 0n) return Errno.EINVAL;
-    return iova + size - 1n > U64_MAX ? Errno.EOVERFLOW : this.#removeBytes(iova, size);
+    if (iova + size - 1n > U64_MAX) return Errno.EOVERFLOW;
+    // Unlike IOMMU_IOAS_UNMAP this call does not mind when there is nothing.
+    if (this.#areas.firstFrom(toPages(iova), toPages(iova + size + 4095n)) === undefined) return 0;
+    return this.#removeBytes(iova, size);
   }
 
   /** iopt_cut_iova() as VFIO_IOMMU_UNMAP_DMA calls it, before it looks at the size: both ends, the upper one first. */
@@ -303,7 +309,9 @@ export class SimulatedIommufdContext extends SimulatedContext {
       const start = BigInt.asUintN(64, cut);
       const page = toPages(start);
       const unaligned = start % (BigInt(this.#rules.unit) * 4096n) !== 0n;
-      const errno = unaligned && this.#areas.covers(page) ? Errno.EINVAL : this.#cutAt(page);
+      // iopt_area_split() takes the first byte of an area for its border, and does nothing.
+      const first = start % 4096n === 1n && this.#areas.over(page) === undefined;
+      const errno = unaligned && this.#areas.covers(page) ? (first ? 0 : Errno.EINVAL) : this.#cutAt(page);
       if (errno !== 0) return errno;
     }
     return 0;

@@ -15,6 +15,14 @@ export class PhysicalMemory {
   #top = PAGES_1G;
   #last: BackingObject | undefined;
 
+  #zeroPage: BackingObject | undefined;
+
+  /** The page of zeroes that stands for anonymous pages without memory of their own; nothing maps it. */
+  get zeroPage(): number {
+    this.#zeroPage ??= this.create('pfnmap', 1, 1, undefined);
+    return this.#zeroPage.layout.base;
+  }
+
   /** Number of objects that exist. */
   get size(): number {
     return this.#objects.size;

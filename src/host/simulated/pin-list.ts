@@ -9,17 +9,20 @@ export class PinList {
   lockedPages = 0;
   /** Most pages that may be locked by this request (RLIMIT_MEMLOCK less what is locked already). */
   budget = Infinity;
-  /** Whether pages of file-system files may be pinned for writing (kernels before 6.5). */
-  fileWrites = false;
+  /**
+   * What older kernels do, as 6.1: pages of file-system files may be pinned for writing (before 6.5), and an anonymous page
+   * that nobody has written is pinned for reading as the zero page, which is not locked memory (before 6.2).
+   */
+  old = false;
   /** Whether device memory may be pinned (type1; iommufd refuses it with EFAULT). */
   deviceMemory = true;
 
   /** Empties the list for a new request. */
-  reset(budget: number, fileWrites: boolean, deviceMemory = true): void {
+  reset(budget: number, old: boolean, deviceMemory = true): void {
     this.count = 0;
     this.lockedPages = 0;
     this.budget = budget;
-    this.fileWrites = fileWrites;
+    this.old = old;
     this.deviceMemory = deviceMemory;
   }
 

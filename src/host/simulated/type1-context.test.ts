@@ -95,6 +95,28 @@ describe('errno tables', () => {
     ]);
   });
 
+  it('pin the zero page for reading before 6.2: it is not locked, and stays what the device reads', () => {
+    const seen = (['6.1', '6.12'] as const).map((kernel) => {
+      const host = new SimulatedHost({ kernel });
+      const { hva, object } = host.addressSpace.mmap({ length: 4n * K4, kind: 'anonymous' });
+      const context = host.createContext({ group: 1, endpoints: [1] });
+      const va = Number(hva / K4);
+      const locked = (): number => host.lockedPages;
+      object.write(4096, Uint8Array.of(1));
+      const counts = [map(context, 0, 2, va, 1), locked(), map(context, 8, 1, va + 2), locked()];
+      counts.push(map(context, 16, 1, va + 2, 1), locked(), unmap(context, 0, 2)[0], locked());
+      map(context, 0, 4, va, 1);
+      for (let page = 0; page < 4; page++) object.write(page * 4096, Uint8Array.of(7));
+      const bytes = [0, 1, 2, 3].map((page) => host.prober(1).read(BigInt(page) * K4, 1)?.[0]);
+      context.close();
+      return { counts, bytes, locked: locked() };
+    });
+    expect(seen).toEqual([
+      { counts: [0, 1, 0, 2, 0, 3, 0, 2], bytes: [0, 7, 7, 0], locked: 0 },
+      { counts: [0, 2, 0, 3, 0, 4, 0, 2], bytes: [7, 7, 7, 7], locked: 0 },
+    ]);
+  });
+
   const wraps = [
     ['6.1', Errno.EINVAL],
     ['6.12', Errno.EINVAL],

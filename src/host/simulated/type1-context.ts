@@ -30,7 +30,7 @@ export class SimulatedType1Context extends SimulatedContext {
   entriesLeftOffset: number;
   readonly #rules: Type1Rules;
   readonly #memlockLimit: number;
-  readonly #fileWrites: boolean;
+  readonly #isOld: boolean;
   readonly #usable: readonly (readonly [first: number, end: number])[];
 
   constructor(machine: Machine, settings: Type1Settings) {
@@ -39,7 +39,7 @@ export class SimulatedType1Context extends SimulatedContext {
     this.entriesLeftOffset = settings.entriesLeftOffset;
     this.#rules = new Type1Rules(settings.kernel, limits.pageSizes);
     this.#memlockLimit = settings.memlockLimit;
-    this.#fileWrites = settings.kernel === '6.1';
+    this.#isOld = settings.kernel === '6.1';
     this.#usable = limits.usableRanges.map(({ start, end }) => [
       Number((start + 4095n) / 4096n),
       Number((end + 1n) / 4096n),
@@ -102,7 +102,7 @@ export class SimulatedType1Context extends SimulatedContext {
     if (this.live.size >= this.limits.entryLimit) return Errno.ENOSPC;
     if (!this.#isUsable(iova, end)) return Errno.EINVAL;
     const { pins, machine } = this;
-    pins.reset(this.#memlockLimit - machine.processPages, this.#fileWrites);
+    pins.reset(this.#memlockLimit - machine.processPages, this.#isOld);
     const errno = machine.addressSpace.pin(va, pages, (rights & HostRight.write) !== 0, pins);
     if (errno !== 0) return errno;
     if (!this.table.insert(iova, pins, rights)) return Errno.EINVAL;

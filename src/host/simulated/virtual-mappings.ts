@@ -256,7 +256,8 @@ export class VirtualMappings {
 
   #pinRow(logical: number, pages: number, write: boolean, pins: PinList): number {
     const object = this.#memory.objectAt(logical)!;
-    if (object.kind === 'file' && write && !pins.fileWrites) return Errno.EFAULT;
+    if (object.kind === 'file' && write && !pins.old) return Errno.EFAULT;
+    if (pins.old && object.kind === 'anonymous') return this.#pinAnonymous(object, logical, pages, write, pins);
     if (object.kind === 'pfnmap') {
       if (!pins.deviceMemory) return Errno.EFAULT;
     } else {
@@ -270,6 +271,19 @@ export class VirtualMappings {
       const length = Math.min(layout.runFrom(page), first + pages - page);
       pins.add(layout.physicalPage(page), length);
       page += length;
+    }
+    return 0;
+  }
+
+  /** Anonymous memory on an old kernel: what a device reads of a page that was never written stays the zero page. */
+  #pinAnonymous(object: BackingObject, logical: number, pages: number, write: boolean, pins: PinList): number {
+    const { layout } = object;
+    object.pinned = true;
+    for (let page = logical - layout.base; page < logical - layout.base + pages; page++) {
+      if (write) object.markWritten(page, 1);
+      const isOwn = object.hasOwnPage(page);
+      if (isOwn && ++pins.lockedPages > pins.budget) return Errno.ENOMEM;
+      pins.add(isOwn ? layout.physicalPage(page) : this.#memory.zeroPage, 1);
     }
     return 0;
   }
