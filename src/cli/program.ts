@@ -4,12 +4,16 @@ import { createRequire } from 'node:module';
 import { conformanceCommand } from './conformance.ts';
 import { countsCommand } from './counts.ts';
 import { CliError } from './errors.ts';
+import { hostCommand } from './host.ts';
 import { nestedCommand } from './nested.ts';
 import { replayCommand } from './replay.ts';
 import { rmrrCommand } from './rmrr.ts';
+import { serveCommand } from './serve.ts';
 
 const EXAMPLES = `
 Examples:
+  $ virtio-iommu serve --dir run --endpoint rng@3.0
+  $ virtio-iommu host 0000:00:04.0
   $ virtio-iommu nested
   $ virtio-iommu nested --l2-ram 16G --pattern contiguous --json
   $ virtio-iommu replay trace.ndjson.gz
@@ -40,11 +44,11 @@ function exitCode(): number {
 function program(): Command {
   const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
   const command = new Command('virtio-iommu')
-    .description('A virtio-iommu device model, and a laboratory for it on a simulated VFIO host')
+    .description('A virtio-iommu device: served to a VMM, or in a laboratory on a simulated VFIO host')
     .version(version)
     .addHelpText('after', EXAMPLES);
-  const commands = [nestedCommand(), replayCommand(), countsCommand(), conformanceCommand(), rmrrCommand()];
-  for (const each of commands) command.addCommand(each);
+  const laboratory = [nestedCommand(), replayCommand(), countsCommand(), conformanceCommand()];
+  for (const each of [serveCommand(), hostCommand(), ...laboratory, rmrrCommand()]) command.addCommand(each);
   for (const each of withSubcommands(command)) each.exitOverride();
   return command;
 }

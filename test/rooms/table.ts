@@ -54,8 +54,8 @@ export const ROOMS: readonly Room[] = [
   {
     name: 'host',
     files: /^src\/host\//,
-    mayImport: ['base', 'intervals', 'host/context', 'host/simulated', 'src/firmware/sysfs.ts'],
-    node: /^src\/host\/(sysfs|native)\.ts$/,
+    mayImport: ['base', 'intervals', 'host/context', 'host/simulated', 'firmware'],
+    node: /^src\/host\/(sysfs|survey-files|native)\.ts$/,
   },
   { name: 'firmware', files: /^src\/firmware\//, mayImport: ['base'], core: true },
   {
