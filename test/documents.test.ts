@@ -11,6 +11,7 @@ const DOCUMENTS = [
   'CHANGELOG.md',
   'spec/design.md',
   'spec/embedding.md',
+  'spec/serving.md',
 ];
 
 function read(file: string): string {

@@ -1,0 +1,12 @@
+// The contract suite of host contexts, on the VFIO containers of real kernels.
+import { describe } from 'vitest';
+import { KERNELS } from '../base/packages.ts';
+import { declareTests } from '../base/report.ts';
+import { bootKind } from './host-machine.ts';
+import { sectionsOf } from './scenarios.ts';
+
+const boots = await Promise.all(KERNELS.map(async (series) => ({ series, boot: await bootKind('contract', series) })));
+
+for (const { series, boot } of boots) {
+  describe(`Linux ${series}`, () => declareTests(boot, sectionsOf('contract')));
+}

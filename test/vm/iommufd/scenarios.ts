@@ -1,0 +1,22 @@
+// The scenarios of iommufd on a real kernel, in order. Runs in the machine.
+import type { Reporter } from '../base/reporter.ts';
+import type { GuestEnv } from '../host/guest-env.ts';
+import { run as cut } from './cut.ts';
+import { run as dma } from './dma.ts';
+import { interrupts, reserved } from './firmware.ts';
+import { run as many } from './many.ts';
+import { run as memory } from './memory.ts';
+import { run as refusals } from './refusals.ts';
+import { run as registers } from './registers.ts';
+
+/** By the name that the command line gives. */
+export const SCENARIOS: Readonly<Record<string, (report: Reporter, env: GuestEnv) => Promise<void>>> = {
+  dma,
+  cut,
+  many,
+  memory,
+  registers,
+  refusals,
+  interrupts,
+  reserved,
+};
