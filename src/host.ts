@@ -3,6 +3,8 @@
 export { EventCounter } from './host/event-counter.ts';
 export { FileSeal, GuestRam } from './host/guest-ram.ts';
 export type { AdoptOptions, AllocationProgress, GuestRamOptions, GuestRamRegion } from './host/guest-ram.ts';
+export { IommufdContext, IommufdIoas, iommufdIsAvailable, iommufdLack } from './host/iommufd.ts';
+export type { IommufdOptions } from './host/iommufd.ts';
 export { lockedMemory, nativeIsAvailable } from './host/native.ts';
 export { openHostContext } from './host/open-host.ts';
 export type { Backend, BackendChoice, OpenHostOptions } from './host/open-host.ts';

@@ -202,6 +202,10 @@ impl<K: Kernel> Batches<K> {
         let (Some(iova), Some(size), Some(va)) = (iova, size, va) else {
             return EINVAL;
         };
+        // Linux takes the last page of 64 bits where the IOMMU has it, and then finds it for no unmap: its end is 0.
+        if size > 0 && iova.wrapping_add(size) == 0 {
+            return EINVAL;
+        }
         let flags = u32::from(columns.rights[i]) & RIGHTS;
         let argsz = abi::argsz::<abi::DmaMap>();
         let result = self.container.map(argsz, flags, guard(va, size), iova, size);

@@ -74,7 +74,7 @@ impl<K: Kernel> Iommufd<K> {
     }
 }
 
-/// A dma-buf of a part of a region, for maps of peers; refused where the kernel has none (before 6.19).
+/// A dma-buf of a part of a region, for maps of peers; refused where the kernel makes none (6.12 does not, 7.2 does).
 pub fn dma_buf<K: Kernel>(device: &Device<K>, region: u32, offset: u64, length: u64) -> Result<OwnedFd> {
     let mut feature = DmaBuf {
         argsz: vfio::argsz::<DmaBuf>(),

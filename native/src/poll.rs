@@ -125,7 +125,12 @@ impl Poll {
     }
 
     /// Waits for `events` from now on, until stopped.
+    ///
+    /// EINVAL for anything but the three: libuv would end the process.
     pub fn start(&self, events: i32) -> Result<()> {
+        if events & !(READABLE | WRITABLE | DISCONNECT) != 0 {
+            return Err(Failure::new("uv_poll_start", libc::EINVAL));
+        }
         self.call("uv_poll_start", |uv, handle| {
             // SAFETY: the handle is initialised and not closing.
             unsafe { (uv.poll_start)(handle, events, on_event) }

@@ -114,6 +114,7 @@ export class ServeMachine {
   /** Resolves when every socket listens. @throws what the servers throw; those that listen are closed then. */
   async listen(): Promise<void> {
     for (const each of this.functions) await each.server.serve(each.pci);
+    this.writer?.begin(); // not before the sockets are ours: the trace of another process stays as it is
   }
 
   /** Closes every socket and ends the trace. */

@@ -106,11 +106,14 @@ export function serveSettings(flags: ServeFlags): ServeSettings {
   const record = flags.record ?? file.record;
   const stats = flags.stats ?? file.stats;
   const statsPath = stats === undefined ? undefined : socketPath(place(stats));
+  const viot = place(flags.viot ?? file.viot ?? 'viot.bin');
   checkFunctions(iommu, endpoints, statsPath);
+  if (record !== undefined && place(record) === viot)
+    throw new CliError(`the trace and the table are one file, ${viot}`);
   return {
     iommu,
     endpoints,
-    viot: place(flags.viot ?? file.viot ?? 'viot.bin'),
+    viot,
     record: record === undefined ? undefined : place(record),
     stats: statsPath,
     metrics: flags.metrics ?? file.metrics,
@@ -230,6 +233,13 @@ function checkFunctions(iommu: IommuSettings, endpoints: readonly EndpointSettin
     const other = sockets.get(socket);
     if (other !== undefined) throw new CliError(`${name} and ${other} have the same socket ${socket}`);
     sockets.set(socket, name);
+  }
+  const hosts = new Map<string, string>();
+  for (const { name, host } of endpoints) {
+    if (host === undefined) continue;
+    const other = hosts.get(host);
+    if (other !== undefined) throw new CliError(`${name} and ${other} are the same function of the host, ${host}`);
+    hosts.set(host, name);
   }
   for (const { name, addr } of functions) {
     if (!places.has(addr.device * 8)) {

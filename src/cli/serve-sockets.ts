@@ -28,8 +28,12 @@ export async function serveDocument(path: string, document: () => string): Promi
   const clients = new Set<Socket>();
   const server = createServer((socket) => {
     clients.add(socket);
-    socket.setTimeout(PATIENCE, () => socket.destroy());
-    socket.on('close', () => clients.delete(socket));
+    // Not an idle time: a client that keeps talking has no more of it.
+    const patience = setTimeout(() => socket.destroy(), PATIENCE);
+    socket.on('close', () => {
+      clearTimeout(patience);
+      clients.delete(socket);
+    });
     socket.on('error', () => socket.destroy());
     socket.resume(); // what a client says does not matter
     socket.end(`${document()}\n`);
@@ -42,7 +46,7 @@ export async function serveDocument(path: string, document: () => string): Promi
 
 /** Serves `GET /metrics` on a loopback port. @throws CliError when the port is taken. */
 export async function serveMetrics({ host, port }: LoopbackPort, metrics: () => string): Promise<Listening> {
-  const server = createHttpServer((request, response) => {
+  const server = createHttpServer({ connectionsCheckingInterval: 1000 }, (request, response) => {
     const known = request.url === '/metrics';
     const status = !known ? 404 : request.method === 'GET' ? 200 : 405;
     const type = status === 200 ? 'text/plain; version=0.0.4; charset=utf-8' : 'text/plain; charset=utf-8';
@@ -95,6 +99,7 @@ function answers(path: string): Promise<boolean> {
       done(alive);
     };
     probe.once('connect', () => end(true));
-    probe.once('error', () => end(false));
+    // Only this error says that nobody listens; another kind of socket, a full queue or one of somebody else is in use.
+    probe.once('error', (error: NodeJS.ErrnoException) => end(error.code !== 'ECONNREFUSED'));
   });
 }

@@ -3,7 +3,7 @@
 // that are written at once, so that a slow disk slows the guest and never fills memory; a full disk, and the largest size
 // of the file, end the recording and nothing else.
 // Not here: where requests are seen (serve-recorded-iommu.ts). Addresses as in the format: both ends INCLUSIVE.
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 import type { TraceHeader } from '../testing/trace-header.ts';
 import type { TraceRecord } from '../testing/trace-record.ts';
@@ -39,12 +39,18 @@ export class TraceWriter {
   #early: TraceRecord[] = [];
   #headerWritten = false;
   #text = '';
+  /** Records in `#text`. */
+  #collected = 0;
+  #begun = false;
   #records = 0;
   #dropped = 0;
   #bytes = 0;
   #failed: string | undefined;
 
-  /** Creates or truncates the file. @throws CliError that names it. */
+  /**
+   * Opens or creates the file, and leaves alone what is in it: another process may be writing it, until {@link begin}.
+   * @throws CliError that names it.
+   */
   constructor(path: string, options: TraceWriterOptions = {}) {
     this.path = path;
     this.#now = options.now ?? Date.now;
@@ -52,7 +58,7 @@ export class TraceWriter {
     this.#onFailed = options.failed ?? (() => undefined);
     this.#started = this.#now();
     try {
-      this.#fd = openSync(path, 'w', 0o600);
+      this.#fd = openSync(path, constants.O_WRONLY | constants.O_CREAT, 0o600);
     } catch (error) {
       throw new CliError(`${path}: ${(error as Error).message.split(',')[0]!}`, 1);
     }
@@ -66,6 +72,12 @@ export class TraceWriter {
   /** Seconds since the file was opened. */
   get time(): number {
     return Math.max(0, this.#now() - this.#started) / 1000;
+  }
+
+  /** Empties the file: it is ours. Nothing is written before. */
+  begin(): void {
+    this.#begun = true;
+    this.#cutBack();
   }
 
   /** Writes line 1; ignored when it is there. */
@@ -89,33 +101,52 @@ export class TraceWriter {
       this.#dropped++;
       return;
     }
+    this.#collected++;
     this.#line(formatTraceRecord(record));
-    this.#records++;
   }
 
-  /** Writes what is collected. */
+  /** Writes what is collected: whole lines, or none of them when there is no room. */
   flush(): void {
+    if (!this.#begun || this.#text === '') return;
     const text = this.#text;
+    const records = this.#collected;
     this.#text = '';
-    if (text === '' || this.#failed !== undefined) return;
+    this.#collected = 0;
+    if (this.#failed === undefined && this.#write(text)) this.#records += records;
+    else this.#dropped += records;
+  }
+
+  /** Writes what is left, with `header` if there is none yet, and closes the file; only closes it before {@link begin}. */
+  close(header: TraceHeader): void {
+    if (this.#begun) this.header(header);
+    this.flush();
+    closeSync(this.#fd);
+  }
+
+  #write(text: string): boolean {
     const bytes = this.path.endsWith('.gz') ? gzipSync(text) : new TextEncoder().encode(text);
     if (this.#bytes + bytes.length > this.#maxBytes) {
       this.#fail(`${this.#maxBytes} bytes are the most that a trace may have`);
-      return;
+      return false;
     }
-    this.#bytes += bytes.length;
     try {
       for (let at = 0; at < bytes.length;) at += writeSync(this.#fd, bytes, at);
+      this.#bytes += bytes.length;
+      return true;
     } catch (error) {
+      this.#cutBack();
       this.#fail((error as Error).message);
+      return false;
     }
   }
 
-  /** Writes what is left, with `header` if there is none yet, and closes the file. */
-  close(header: TraceHeader): void {
-    this.header(header);
-    this.flush();
-    closeSync(this.#fd);
+  /** Takes away a piece of which only a part could be written; what is no file (a pipe) has nothing to take away. */
+  #cutBack(): void {
+    try {
+      ftruncateSync(this.#fd, this.#bytes);
+    } catch {
+      // The next write tells what is wrong, if anything is.
+    }
   }
 
   #fail(reason: string): void {

@@ -3,9 +3,12 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { isHostError } from '../base/errors.ts';
 import { ENTROPY_NAMES } from '../devices/entropy.ts';
 import { CliError } from './errors.ts';
+import { takeOutputErrors } from './output-errors.ts';
 import { policyOption } from './policy-option.ts';
 import { DEVICE_KINDS } from './serve-config.ts';
-import type { FunctionFlag, ReservedFlag, ServeFlags } from './serve-options.ts';
+import { ServeLog } from './serve-log.ts';
+import { ServeMachine } from './serve-machine.ts';
+import type { FunctionFlag, ReservedFlag, ServeFlags, ServeSettings } from './serve-options.ts';
 import { serveSettings } from './serve-options.ts';
 import { prepare, serve } from './serve-run.ts';
 import { vfioUserServer } from './serve-server.ts';
@@ -110,10 +113,13 @@ async function run(flags: ServeFlags): Promise<void> {
   const settings = serveSettings(flags);
   const style = { json: flags.json === true, quiet: flags.quiet === true };
   if (flags.dryRun === true) {
+    await tryOut(settings);
     prepare(settings, style, process.stdout);
     return;
   }
   const { stop, forget } = signals();
+  // Whoever read what we print may end; a guest goes on.
+  const giveBack = takeOutputErrors(() => undefined);
   try {
     await serve(settings, style, {
       stdout: process.stdout,
@@ -125,7 +131,15 @@ async function run(flags: ServeFlags): Promise<void> {
     throw isHostError(error) || isSystemError(error) ? new CliError(error.message, 1) : error;
   } finally {
     forget();
+    giveBack();
   }
+}
+
+/** Makes everything but sockets, the trace and what is the host's, and drops it. @throws CliError for what does not go together. */
+async function tryOut(settings: ServeSettings): Promise<void> {
+  const endpoints = settings.endpoints.filter(({ device }) => device !== 'vfio');
+  const log = new ServeLog((line) => process.stderr.write(`${line}\n`));
+  await new ServeMachine({ ...settings, endpoints, record: undefined }, vfioUserServer, log).close();
 }
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;

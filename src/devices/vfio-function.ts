@@ -46,6 +46,8 @@ const REGISTER_WIDTH = 8;
 export class VfioFunction {
   readonly bars: readonly { readonly index: number; readonly size: number }[];
   readonly vectors: number;
+  /** The kernel does a long access word by word on the device, and nothing else is served meanwhile. */
+  readonly maxAccess = 4096;
   readonly configBytes: number;
   /** Interrupts, which do not pass through this process. */
   readonly direct: VfioInterrupts;

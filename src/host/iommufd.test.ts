@@ -380,6 +380,18 @@ describe('devices and close', () => {
     expect([context.resetDevices(), open({ devices: ['0000:00:04.0'] }).resetDevices()]).toEqual([Errno.ENOTTY, 0]);
   });
 
+  it('leaves bus master off after a reset, and goes past a device that was closed', () => {
+    const context = open();
+    expect(context.devices.length).toBeGreaterThan(1);
+    for (const device of context.devices) device.setBusMaster(true);
+    context.devices[0]!.close();
+    expect(context.resetDevices()).toBe(0);
+    expect(context.devices.slice(1).some((device) => device.busMaster())).toBe(false);
+    for (const device of context.devices.slice(1)) device.setBusMaster(true);
+    expect(context.clearBusMaster()).toBe(0);
+    expect(context.devices.slice(1).some((device) => device.busMaster())).toBe(false);
+  });
+
   it('removes address spaces, and says when it cannot', () => {
     const context = open();
     const vault = context.allocate();

@@ -215,7 +215,7 @@ export class IommufdContext implements HostContext {
   /** See {@link HostContext.resetDevices}; ENOTTY for a device that has no reset. */
   resetDevices(): number {
     this.#open('resetDevices');
-    return this.#everyDevice((device) => device.reset());
+    return this.#everyDevice((device) => device.resetQuiet());
   }
 
   /** What an errno that {@link apply} or {@link attach} gave means now, and what to do; one sentence. */
@@ -265,6 +265,7 @@ export class IommufdContext implements HostContext {
   #everyDevice(run: (device: VfioDevice) => number): number {
     let first = 0;
     for (const device of this.devices) {
+      if (device.closed) continue; // a closed device does no DMA
       const errno = run(device);
       if (first === 0) first = errno;
     }

@@ -9,7 +9,7 @@ import { Errno, HostError } from '../base/errors.ts';
 import type { NativeAddon } from './native-api.ts';
 
 /** What {@link NativeAddon.nativeApi} must return. */
-const NATIVE_API = 1;
+const NATIVE_API = 2;
 
 const BUILD = 'npm run build:native (needs Rust: https://rustup.rs)';
 /** The folder of this package, for src/host and for dist/host. */

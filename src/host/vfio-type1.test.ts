@@ -237,9 +237,23 @@ describe('open', () => {
     expect([limits.windowPieces, limits.entryLimit, limits.usableRanges]).toEqual([
       0,
       5,
-      [{ start: 0n, end: 2n ** 64n - 1n }],
+      [{ start: 0n, end: 2n ** 64n - 4097n }],
     ]);
     expect(script.calls.filter((call) => Array.isArray(call) && call[0] === 'reserve')).toEqual([]);
+  });
+
+  it('leaves out the last page of 64 bits, which the kernel does not find again', () => {
+    const last = 2n ** 64n - 4096n;
+    const usable = (...numbers: bigint[]): string => {
+      script.facts = (facts) => ({ ...facts, ranges: BigUint64Array.from(numbers) });
+      return open()
+        .limits.usableRanges.map(({ start, end }) => `${start.toString(16)}-${end.toString(16)}`)
+        .join();
+    };
+    expect(usable(0n, 0xfffn, 1n << 40n, 2n ** 64n - 1n)).toBe('0-fff,10000000000-ffffffffffffefff');
+    expect(usable(0n, last - 1n)).toBe('0-ffffffffffffefff');
+    expect(usable(0n, last)).toBe('0-ffffffffffffefff');
+    expect(usable(0n, 0xfffn, last, 2n ** 64n - 1n)).toBe('0-fff');
   });
 
   it('keeps the entry limit when it looks at the ranges again', () => {

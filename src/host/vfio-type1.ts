@@ -41,6 +41,11 @@ export interface VfioType1Options {
 /** Address space for windows; costs no memory. Room for the default number of pieces even if each were 2 MiB. */
 const WINDOW_BYTES = 1n << 36n;
 const MAX_WINDOW_PIECES = 32768;
+/**
+ * Linux (6.1, 6.12) takes a map of the last page of 64 bits where the IOMMU has it (AMD-Vi), and then finds it neither for an
+ * unmap nor for ALL, since its end is 0: the device would keep it. So it is not usable.
+ */
+const LAST_PAGE = (1n << 64n) - 4096n;
 /** What iommufd reports in place of DMA_AVAIL when it serves /dev/vfio/vfio. */
 const NO_LIMIT = U32_MAX;
 
@@ -233,6 +238,7 @@ export class VfioType1Context implements HostContext {
   #everyDevice(run: (device: VfioDevice) => number): number {
     let first = this.devices.length === 0 ? Errno.ENODEV : 0;
     for (const device of this.devices) {
+      if (device.closed) continue; // a closed device does no DMA
       const errno = run(device);
       if (first === 0) first = errno;
     }
@@ -299,7 +305,7 @@ function checkFacts(group: number, facts: NativeType1Facts): void {
 }
 
 function limitsOf(facts: NativeType1Facts, windowPieces: number): HostLimits {
-  const ranges = facts.ranges === undefined ? [{ start: 0n, end: U64_MAX }] : rangesOf(facts.ranges);
+  const ranges = facts.ranges === undefined ? [{ start: 0n, end: LAST_PAGE - 1n }] : rangesOf(facts.ranges);
   return Object.freeze({
     pageSizes: facts.pageSizes,
     usableRanges: Object.freeze(ranges),
@@ -311,7 +317,10 @@ function limitsOf(facts: NativeType1Facts, windowPieces: number): HostLimits {
 
 function rangesOf(numbers: BigUint64Array): AddressRange[] {
   const ranges: AddressRange[] = [];
-  for (let i = 0; i + 1 < numbers.length; i += 2) ranges.push({ start: numbers[i]!, end: numbers[i + 1]! });
+  for (let i = 0; i + 1 < numbers.length; i += 2) {
+    const [start, end] = [numbers[i]!, numbers[i + 1]!];
+    if (start < LAST_PAGE) ranges.push({ start, end: end < LAST_PAGE ? end : LAST_PAGE - 1n });
+  }
   return ranges;
 }
 

@@ -1,6 +1,6 @@
 // The file behind a DMA mapping as memory of this process. Not here: where the guest sees it (dma-table.ts).
 // Ranges are offset + size in bytes, end exclusive.
-import { fstatSync } from 'node:fs';
+import { statfsSync } from 'node:fs';
 import { Errno, HostError } from '../base/errors.ts';
 import type { GuestRamRegion } from '../host/guest-ram.ts';
 import { FileSeal, GuestRam } from '../host/guest-ram.ts';
@@ -36,15 +36,18 @@ export function adoptFile(fd: number, offset: bigint, size: bigint): AdoptedFile
   return { ram, sealed, region };
 }
 
-/** Size of the pages of a file; 4096 for what is no file in memory (which adopting then refuses). */
+/** statfs(2), f_type of hugetlbfs. */
+const HUGETLBFS = 0x958458f6;
+
+/** Size of the pages of a file: of hugetlbfs a huge one, of tmpfs 4096 also where it uses transparent huge pages. */
 function filePage(fd: number): bigint {
   try {
-    const { blksize } = fstatSync(fd);
-    return blksize > 4096 && (blksize & (blksize - 1)) === 0 && blksize <= 2 ** 30 ? BigInt(blksize) : 4096n;
+    const { type, bsize } = statfsSync(`/proc/self/fd/${fd}`);
+    return type === HUGETLBFS ? BigInt(bsize) : 4096n;
   } catch {
     throw new HostError('ERR_VIOMMU_HOST_REFUSED', 'the descriptor cannot be used', {
       errno: Errno.EINVAL,
-      syscall: 'fstat',
+      syscall: 'fstatfs',
     });
   }
 }

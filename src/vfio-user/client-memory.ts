@@ -19,6 +19,8 @@ interface Pending {
 
 const IDS = 65536;
 const ECONNRESET = 104;
+/** Messages of one call that are under way at a time. */
+const PIECES = 32;
 /** Most bytes that one call moves. */
 const MAX_BYTES = 2 ** 30;
 
@@ -46,7 +48,9 @@ export class ClientMemory {
     checkInteger('length', length, 0, MAX_BYTES);
     this.#check('VFIO_USER_DMA_READ', address, length, false);
     const bytes = new Uint8Array(length);
-    await this.#inPieces(length, (from, to) => this.#read(address + BigInt(from), bytes.subarray(from, to)));
+    await this.#inPieces(Command.dmaRead, length, (from, to) =>
+      this.#read(address + BigInt(from), bytes.subarray(from, to)),
+    );
     return bytes;
   }
 
@@ -55,7 +59,9 @@ export class ClientMemory {
     if (!(bytes instanceof Uint8Array)) throw new TypeError('bytes must be a Uint8Array');
     checkInteger('bytes.length', bytes.length, 0, MAX_BYTES);
     this.#check('VFIO_USER_DMA_WRITE', address, bytes.length, true);
-    await this.#inPieces(bytes.length, (from, to) => this.#write(address + BigInt(from), bytes.subarray(from, to)));
+    await this.#inPieces(Command.dmaWrite, bytes.length, (from, to) =>
+      this.#write(address + BigInt(from), bytes.subarray(from, to)),
+    );
   }
 
   /** A client is there. */
@@ -117,12 +123,18 @@ export class ClientMemory {
     throw new HostError('ERR_VIOMMU_HOST_REFUSED', message, { errno: Errno.EFAULT, syscall });
   }
 
-  async #inPieces(length: number, move: (from: number, to: number) => Promise<void>): Promise<void> {
-    const step = Math.min(this.#agreed?.clientTransfer ?? MAX_TRANSFER, MAX_TRANSFER);
-    const moves: Promise<void>[] = [];
-    for (let at = 0; at < length; at += step) moves.push(move(at, Math.min(at + step, length)));
-    this.#wake();
-    await Promise.all(moves);
+  async #inPieces(command: number, length: number, move: (from: number, to: number) => Promise<void>): Promise<void> {
+    const agreed = this.#agreed;
+    const step = Math.min(agreed?.clientTransfer ?? MAX_TRANSFER, MAX_TRANSFER);
+    for (let from = 0; from < length; from += step * PIECES) {
+      const end = Math.min(from + step * PIECES, length);
+      const moves: Promise<void>[] = [];
+      for (let at = from; at < end; at += step) moves.push(move(at, Math.min(at + step, end)));
+      this.#wake();
+      await Promise.all(moves);
+      // Another client may be there by now: what is left was never asked of it.
+      if (end < length && this.#agreed !== agreed) throw gone(command);
+    }
   }
 
   #read(address: bigint, into: Uint8Array): Promise<void> {

@@ -79,7 +79,9 @@ export class Connection implements Descriptors {
 
   /** Has {@link serve} called soon, to send what the client memory has. */
   wake(): void {
-    if (!this.#over) this.#watch(NativePollEvent.readable | NativePollEvent.writable);
+    // With a message half read or a reply half sent its turn comes anyway, and a socket with room would be told of for ever.
+    if (this.#over || this.#have > 0 || this.#unsent !== undefined) return;
+    this.#watch(NativePollEvent.readable | NativePollEvent.writable);
   }
 
   /** Ends the connection; `ended` is not called. */
@@ -94,13 +96,23 @@ export class Connection implements Descriptors {
     if (this.#over || this.#busy) return;
     this.#busy = true;
     try {
-      if (events < 0) throw new ProtocolError(`waiting failed (errno ${-events})`);
       this.#turn();
+      if (events < 0) this.#finish(-events);
     } catch (error) {
       this.#fail(error);
     } finally {
       this.#busy = false;
     }
+  }
+
+  /** The socket has an error and is waited for no more: reads what the client sent before, and with it that it is gone. */
+  #finish(errno: number): void {
+    const { traffic } = this.#parts;
+    for (let before = -1; !this.#over && traffic.messages > before;) {
+      before = traffic.messages;
+      this.#turn();
+    }
+    if (!this.#over) throw new ProtocolError(`waiting failed (errno ${errno})`);
   }
 
   #watch(events: number): void {
@@ -114,7 +126,9 @@ export class Connection implements Descriptors {
     const end = performance.now() + TURN_MS;
     for (let i = 0; i < MESSAGES_PER_TURN && (i === 0 || performance.now() < end); i++) {
       if (!this.#receive()) {
-        if (!this.#over && this.#have === 0) this.#sendRequests();
+        if (this.#over) return;
+        if (this.#have === 0) this.#sendRequests();
+        else this.#watch(NativePollEvent.readable);
         return;
       }
       if (!this.#answer()) return;

@@ -52,6 +52,9 @@ export class DmaTable {
   #bytes = 0;
   #warned = false;
   #refusals = 0;
+  /** Guest memory is telling its observers; what one of them asks for (the server's end) is done afterwards. */
+  #busy = false;
+  #clearLater = false;
 
   constructor(memory: GuestMemory, limits: DmaLimits, notice: Notice) {
     this.#memory = memory;
@@ -84,12 +87,17 @@ export class DmaTable {
     if (next !== undefined && next.start < end) return Errno.EEXIST;
     if (this.#rows.length >= Math.min(maxMaps, this.#limits.maxMaps)) return Errno.ENOSPC;
     if (fd >= 0 && this.#bytes + size > this.#limits.maxBytes) return Errno.ENOSPC;
-    const { readable, writable } = order;
+    if (this.#busy) return Errno.EBUSY;
+    return this.#exclusively(() => this.#insert(at, order));
+  }
+
+  #insert(at: number, order: MapOrder): number {
+    const { address, size, readable, writable, fd } = order;
     try {
       const backing = fd < 0 ? undefined : this.#adopt(order);
       this.#rows.splice(at, 0, {
         start: address,
-        end,
+        end: address + size,
         readable,
         writable,
         file: backing?.file,
@@ -109,12 +117,32 @@ export class DmaTable {
     while (last < this.#rows.length && this.#rows[last]!.start < end) last++;
     if (first === last) return Errno.ENOENT;
     if (this.#rows[first]!.start < address || this.#rows[last - 1]!.end > end) return Errno.EINVAL;
-    return this.#remove(first, last);
+    if (this.#busy) return Errno.EBUSY;
+    return this.#exclusively(() => this.#remove(first, last));
   }
 
-  /** Removes every mapping; 0 also when there was none. */
+  /** Removes every mapping; 0 also when there was none. From inside an observer of guest memory: when that is done. */
   unmapAll(): number {
-    return this.#remove(0, this.#rows.length);
+    if (this.#busy) {
+      this.#clearLater = true;
+      return 0;
+    }
+    return this.#exclusively(() => this.#remove(0, this.#rows.length));
+  }
+
+  /** Runs a change, and then the removal of everything that was asked for meanwhile: EBUSY where the change is undone so. */
+  #exclusively(change: () => number): number {
+    this.#busy = true;
+    let errno: number;
+    try {
+      errno = change();
+    } finally {
+      this.#busy = false;
+    }
+    if (!this.#clearLater) return errno;
+    this.#clearLater = false;
+    this.unmapAll();
+    return Errno.EBUSY;
   }
 
   /** True when [address, end) is mapped without gaps and with the right. */

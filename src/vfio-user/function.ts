@@ -37,6 +37,8 @@ export interface PciFunction {
   reset(): void;
   /** Bytes of configuration space; default {@link CONFIG_BYTES}. */
   readonly configBytes?: number;
+  /** Most bytes of a BAR that one message may read or write; default all that a message holds. */
+  readonly maxAccess?: number;
   /** Interrupts that do not go through this process; default none. */
   readonly direct?: DirectInterrupts;
 }

@@ -27,6 +27,7 @@ export class Listener {
   /** Device and number of the file: at the end only our own is removed. */
   readonly #identity: string | undefined;
   #retry: NodeJS.Timeout | undefined;
+  #closed = false;
 
   /**
    * Makes the file with `mode` and calls `connected` for each connection, `failed` when none can be taken.
@@ -47,10 +48,15 @@ export class Listener {
 
   /** Stops listening and removes the file, if it is still this one. */
   close(): void {
+    this.#closed = true;
     clearTimeout(this.#retry);
     this.#poll.close();
     this.#native.close();
-    if (this.#identity !== undefined && identityOf(this.#path) === this.#identity) unlinkSync(this.#path);
+    try {
+      if (this.#identity !== undefined && identityOf(this.#path) === this.#identity) unlinkSync(this.#path);
+    } catch {
+      // A folder that was made read-only keeps the file: whoever listens there next replaces it.
+    }
   }
 
   #accept(connected: (socket: NativeSocket) => void, failed: (error: unknown) => void): void {
@@ -59,8 +65,10 @@ export class Listener {
         const socket = this.#native.accept();
         if (socket === null) return;
         connected(socket);
+        if (this.#closed) return;
       }
     } catch (error) {
+      if (this.#closed) return;
       this.#poll.stop();
       this.#retry = setTimeout(() => this.#poll.start(NativePollEvent.readable), RETRY_MS);
       failed(error);

@@ -25,7 +25,7 @@ export interface VfioUserServerOptions {
   readonly onDisconnect?: (reason: string | undefined) => void;
   /** The function was reset: by its client, or because the client is gone (before its memory is removed). */
   readonly onReset?: (cause: 'client' | 'disconnect') => void;
-  /** Most mappings of a client; default 4096, at most 65535. */
+  /** Most mappings of a client; default 1024 (each keeps a descriptor), at most 65535. */
   readonly maxMaps?: number;
   /** Most bytes of files that a client may have mapped; default 2^43 (8 TiB). */
   readonly maxMappedBytes?: number;
@@ -72,7 +72,7 @@ export function resolveServerOptions(options: VfioUserServerOptions): ResolvedSe
     onConnect: checkFunction('options.onConnect', options.onConnect ?? nothing),
     onDisconnect: checkFunction('options.onDisconnect', options.onDisconnect ?? nothing),
     onReset: checkFunction('options.onReset', options.onReset ?? nothing),
-    maxMaps: checkInteger('options.maxMaps', options.maxMaps ?? 4096, 1, 65535),
+    maxMaps: checkInteger('options.maxMaps', options.maxMaps ?? 1024, 1, 65535),
     maxMappedBytes: checkInteger('options.maxMappedBytes', options.maxMappedBytes ?? 2 ** 43, 0, 2 ** 53 - 1),
     requireSealed: checkBoolean('options.requireSealed', options.requireSealed ?? false),
     keepAlive: checkBoolean('options.keepAlive', options.keepAlive ?? true),

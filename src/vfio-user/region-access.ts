@@ -44,6 +44,7 @@ function checkAccess(request: Request, pci: PciFunction): number {
   const region = request.u32(RegionAccess.region);
   const count = request.u32(RegionAccess.count);
   if (count > MAX_TRANSFER || region >= RegionIndex.COUNT) return Errno.EINVAL;
+  if (region !== RegionIndex.config && count > (pci.maxAccess ?? MAX_TRANSFER)) return Errno.EINVAL;
   const size = regionSize(pci, region);
   const offset = offsetOf(request);
   return offset > size || count > size - offset ? Errno.EINVAL : 0;

@@ -167,6 +167,7 @@ export class VfioUserServer {
 
   /** Why no client can be taken now. */
   #refusal(): string | undefined {
+    if (this.#closed) return 'the server was closed';
     if (this.#connection !== undefined) return 'another one is connected';
     return this.#table.unmapAll() === 0 ? undefined : 'memory of the former one could not be removed';
   }

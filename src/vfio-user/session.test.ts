@@ -277,6 +277,18 @@ describe('registers', () => {
     expect(errno(0, 0, 0xffff_ffff)).toBe(EINVAL);
   });
 
+  it('lie beyond 4 GiB in a large BAR', () => {
+    const talk = Talk.begun();
+    talk.pci.bars.push({ index: 4, size: 2 ** 34 });
+    const view = new DataView(talk.payload(Command.getRegionInfo, p.info(32, 4)).buffer);
+    expect(view.getBigUint64(16, true)).toBe(1n << 34n);
+    expect(talk.errno(Command.regionWrite, p.region(4, (1n << 34n) - 1n, 1, Uint8Array.of(5)))).toBe(0);
+    expect(talk.errno(Command.regionRead, p.region(4, (1n << 33n) + 8n, 4))).toBe(0);
+    expect(talk.errno(Command.regionRead, p.region(4, (1n << 34n) - 1n, 2))).toBe(EINVAL);
+    expect(talk.errno(Command.regionRead, p.region(4, 1n << 63n, 1))).toBe(EINVAL);
+    expect(talk.pci.log).toEqual([`write bar 4 ${2 ** 34 - 1} 5`, `read bar 4 ${2 ** 33 + 8} 4`]);
+  });
+
   it('has configuration space as region 7', () => {
     const talk = Talk.begun();
     talk.ask(Command.regionWrite, p.region(7, 4, 2, Uint8Array.of(6, 0)));

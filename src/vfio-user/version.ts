@@ -22,6 +22,8 @@ const MAX_DATA = 65536;
 const PAGE = 4096n;
 const PAGE_MASK = 0xffff_ffff_ffff_f000n;
 const DEFAULT_MAPS = 65535;
+/** A client that takes less at a time would turn one access into a flood of messages. */
+const LEAST_TRANSFER = 4096;
 
 /** The client asks for what we do not speak: it gets an errno, and its connection ends. */
 export class VersionRefusal extends ProtocolError {
@@ -46,7 +48,7 @@ export function negotiate(request: Request, reply: Reply, maxMaps: number): { ag
   }
   const proposed = readCapabilities(request);
   const agreed = {
-    clientTransfer: Math.min(count(proposed, 'max_data_xfer_size', MAX_TRANSFER, 1), MAX_TRANSFER),
+    clientTransfer: Math.min(count(proposed, 'max_data_xfer_size', MAX_TRANSFER, LEAST_TRANSFER), MAX_TRANSFER),
     pageSize: pageSize(proposed),
     maxMaps: Math.min(count(proposed, 'max_dma_maps', DEFAULT_MAPS, 1), maxMaps),
   };

@@ -1,7 +1,8 @@
 // One registered region with what backs it, and the checks of what an embedder registers.
 // Not here: the set of regions (memory.ts). Ranges are gpa + size, end exclusive, at most 2^53.
 import type { FileSeal, MemoryRegion, MmioAccess, MmioRegionInit, RamRegionInit, RegionFile } from './memory-types.ts';
-import type { Window } from './window-table.ts';
+import { RamWindow } from './ram-window.ts';
+import { cutWindow } from './window-table.ts';
 import { checkBigint, checkBoolean, checkInteger, checkOneOf, checkOptions, hex, U64_MAX } from '../base/check.ts';
 
 /** Unit of regions in bytes. */
@@ -18,11 +19,14 @@ const WINDOW_UNIT = 8;
 
 const SEALS: readonly FileSeal[] = ['shrink', 'grow', 'seal', 'write', 'future-write'];
 
-/** A region and its backing: windows in order for RAM, handlers for MMIO. */
+/** A region and its backing: windows in order for RAM, one with handlers for MMIO. */
 export interface RegionEntry {
   readonly region: MemoryRegion;
-  readonly windows: readonly Uint8Array[];
-  readonly access: MmioAccess | undefined;
+  /** First guest-physical address, and the one behind the last. */
+  readonly start: number;
+  readonly end: number;
+  /** The rows of the lookup table. */
+  readonly windows: readonly RamWindow[];
 }
 
 /** Checks a RAM region without allocating anything. */
@@ -38,11 +42,14 @@ export function checkRamRegion(init: RamRegionInit): void {
 export function ramEntry(init: RamRegionInit): RegionEntry {
   const { gpa, size, hva, readOnly = false } = init;
   const file = init.file === undefined ? undefined : frozenFile(init.file);
-  return {
-    region: Object.freeze({ kind: 'ram', gpa, size, hva, readOnly, file }),
-    windows: init.windows?.map(bytesOf) ?? allocate(Number(size)),
-    access: undefined,
-  };
+  const start = Number(gpa);
+  let at = start;
+  const windows = (init.windows?.map(bytesOf) ?? allocate(Number(size))).flatMap((bytes) => {
+    const rows = cutWindow(at, bytes, !readOnly);
+    at += bytes.length;
+    return rows;
+  });
+  return { region: Object.freeze({ kind: 'ram', gpa, size, hva, readOnly, file }), start, end: at, windows };
 }
 
 /** Checks an MMIO region and makes its entry. */
@@ -53,30 +60,20 @@ export function checkMmioRegion(init: MmioRegionInit): RegionEntry {
   if (access !== undefined && (typeof access.read !== 'function' || typeof access.write !== 'function')) {
     throw new TypeError('init.access must be an object with read and write');
   }
-  const region: MemoryRegion = { kind: 'mmio', gpa, size, hva, readOnly: false, file: undefined };
-  return { region: Object.freeze(region), windows: [], access };
+  return mmioEntry({ kind: 'mmio', gpa, size, hva, readOnly: false, file: undefined }, access);
 }
 
-/** The entry of `entry` at a new address, checked as `gpa`. */
+/** The entry of an MMIO region at a new address, checked as `gpa`. */
 export function movedEntry(entry: RegionEntry, gpa: bigint): RegionEntry {
   checkBigint('gpa', gpa, 0n, MEMORY_END - entry.region.size);
   checkMultiple('gpa', gpa);
-  return { ...entry, region: Object.freeze({ ...entry.region, gpa }) };
+  return mmioEntry({ ...entry.region, gpa }, entry.windows[0]?.access);
 }
 
-/** The rows of the lookup table for one region. */
-export function entryWindows(entry: RegionEntry): Window[] {
-  const first = Number(entry.region.gpa);
-  if (entry.region.kind === 'mmio') {
-    const end = first + Number(entry.region.size);
-    return [{ start: first, end, bytes: undefined, writable: false, access: entry.access }];
-  }
-  let start = first;
-  return entry.windows.map((bytes) => {
-    const window = { start, end: start + bytes.length, bytes, writable: !entry.region.readOnly, access: undefined };
-    start = window.end;
-    return window;
-  });
+function mmioEntry(region: MemoryRegion, access: MmioAccess | undefined): RegionEntry {
+  const start = Number(region.gpa);
+  const end = start + Number(region.size);
+  return { region: Object.freeze(region), start, end, windows: [new RamWindow(start, end, undefined, false, access)] };
 }
 
 function checkPlace(gpa: bigint, size: bigint, hva: bigint | undefined): void {

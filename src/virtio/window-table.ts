@@ -2,7 +2,6 @@
 // Not here: regions, observers, argument checks of registration (memory.ts).
 // Addresses are numbers (bytes) below 2^53; ranges are [start, end), end exclusive. A length may make `gpa + length` pass 2^53,
 // so lengths are compared with what is left of a window and never added to an address first.
-import type { MmioAccess } from './memory-types.ts';
 import { NO_WINDOW, RamWindow } from './ram-window.ts';
 
 /** Longest copy done by a byte loop: below it a loop beats `set(subarray())`, which makes a view object per call. */
@@ -14,15 +13,6 @@ const WINDOW_BYTES = 2 ** 30;
 // An own constant is folded into the code, an imported one is loaded and checked at each use.
 const NONE = NO_WINDOW;
 
-/** What registration hands over: one buffer of any length, `bytes` undefined for registers. */
-export interface Window {
-  readonly start: number;
-  readonly end: number;
-  readonly bytes: Uint8Array | undefined;
-  readonly writable: boolean;
-  readonly access: MmioAccess | undefined;
-}
-
 /** Sorted, disjoint windows; lookup is O(log n) with a last-hit cache and allocates nothing. */
 export class WindowTable {
   #windows: readonly RamWindow[] = [];
@@ -30,8 +20,8 @@ export class WindowTable {
   #last = NO_WINDOW;
 
   /** Replaces all windows; they must be sorted by start and disjoint. */
-  assign(windows: readonly Window[]): void {
-    this.#windows = windows.flatMap(cut);
+  assign(windows: readonly RamWindow[]): void {
+    this.#windows = windows;
     this.#last = NO_WINDOW;
   }
 
@@ -219,11 +209,11 @@ export class WindowTable {
 }
 
 /** The windows of what was registered. */
-function cut({ start, end, bytes, writable, access }: Window): readonly RamWindow[] {
-  if (bytes === undefined || bytes.length <= WINDOW_BYTES) return [new RamWindow(start, end, bytes, writable, access)];
+/** Windows for RAM from `start` on that `bytes` back. */
+export function cutWindow(start: number, bytes: Uint8Array, writable: boolean): RamWindow[] {
   const windows: RamWindow[] = [];
   for (let at = 0; at < bytes.length; at += WINDOW_BYTES) {
-    const part = bytes.subarray(at, at + WINDOW_BYTES);
+    const part = bytes.length <= WINDOW_BYTES ? bytes : bytes.subarray(at, at + WINDOW_BYTES);
     windows.push(new RamWindow(start + at, start + at + part.length, part, writable));
   }
   return windows;

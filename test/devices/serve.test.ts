@@ -1,5 +1,5 @@
 // What `virtio-iommu serve` serves, without sockets: the functions together, resets, the trace and its replay, the report.
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -207,6 +207,7 @@ describe('a recording', () => {
   it('has a header when no driver ever ran, and can be replayed', async () => {
     const file = place();
     const rig = new ServeRig(folder, { record: file });
+    await rig.machine.listen();
     const { trace } = await recorded(rig, file);
     expect(trace.records).toEqual([]);
     expect(replay(trace).differenceCount).toBe(0);
@@ -215,12 +216,13 @@ describe('a recording', () => {
   it('is a bounded piece of memory, and ends where the disk does', () => {
     const reasons: string[] = [];
     const writer = new TraceWriter('/dev/full', { now: () => 0, failed: (reason) => reasons.push(reason) });
+    writer.begin();
     for (let i = 0; i < 2000; i++) writer.add({ op: 'RESET' });
     expect(writer.stats()).toEqual({ records: 0, dropped: 976, failed: null });
     writer.header({});
     writer.flush();
     writer.add({ op: 'RESET' });
-    expect(writer.stats()).toEqual({ records: 1024, dropped: 977, failed: expect.stringMatching(/ENOSPC/) as string });
+    expect(writer.stats()).toEqual({ records: 0, dropped: 2001, failed: expect.stringMatching(/ENOSPC/) as string });
     writer.close({});
     expect(reasons).toHaveLength(1);
     expect(() => new TraceWriter(join(folder, 'no', 'such'))).toThrow(/no\/such: ENOENT/);
@@ -229,6 +231,7 @@ describe('a recording', () => {
   it('goes to the disk in pieces', () => {
     const file = place();
     const writer = new TraceWriter(file, { now: () => 0 });
+    writer.begin();
     writer.header({});
     while (readFileSync(file, 'utf8') === '') writer.add({ op: 'RESET' });
     expect(writer.stats().records).toBeLessThan(10_000);
@@ -237,11 +240,27 @@ describe('a recording', () => {
   });
 });
 
+describe('a trace file that is there already', () => {
+  it('stays as it is until the sockets are ours, and is replaced then', () => {
+    const file = join(folder, 'there.ndjson');
+    writeFileSync(file, 'of another process\n');
+    const refused = new TraceWriter(file);
+    refused.header({});
+    refused.close({});
+    expect(readFileSync(file, 'utf8')).toBe('of another process\n');
+    const writer = new TraceWriter(file);
+    writer.begin();
+    writer.close({});
+    expect(readFileSync(file, 'utf8')).toMatch(/^\{.*\}\n$/);
+  });
+});
+
 describe('a recording without end', () => {
   it('stops at its largest size, with whole lines that replay', async () => {
     const file = join(folder, 'long.ndjson');
     const reasons: string[] = [];
     const writer = new TraceWriter(file, { maxBytes: 200_000, failed: (reason) => reasons.push(reason) });
+    writer.begin();
     writer.header({});
     for (let i = 0; i < 20_000; i++) writer.add({ op: 'BM', endpoint: RNG, on: true });
     writer.close({});

@@ -16,6 +16,8 @@ const PROCESSES = 2;
 /** Part of the messages that goes over a socket. */
 const STREAM_PART = 0.1;
 const MIB = 2 ** 20;
+/** A process that says nothing for so long hangs. */
+const SILENCE_MS = 120_000;
 /** Memory that a process may have more at its end than after a tenth of its work. */
 const GROWTH = 96 * MIB;
 
@@ -80,11 +82,14 @@ function share(messages: number, seed: number, told: (message: Told) => void): P
   ]);
   return new Promise((resolve) => {
     let last: Told | undefined;
+    const silence = setTimeout(() => child.kill('SIGKILL'), SILENCE_MS);
     child.on('message', (message: Told) => {
+      silence.refresh();
       last = message;
       told(message);
     });
     child.on('exit', (code, signal) => {
+      clearTimeout(silence);
       const died = last?.over === true && code === 0 ? undefined : `the process ended with ${signal ?? String(code)}`;
       const failure = last?.failure ?? died;
       resolve(failure === undefined ? undefined : `seed ${seed}, ${messages} messages: ${failure}`);

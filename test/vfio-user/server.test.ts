@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync, statSync, writeFileSync, existsSync, closeSync, op
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { performance } from 'node:perf_hooks';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import { EventCounter } from '../../src/host/event-counter.ts';
 import { GuestRam } from '../../src/host/guest-ram.ts';
@@ -470,6 +471,73 @@ describeNative('hostile clients', () => {
       expect(service.log.at(-1)).toMatch(count > 16 ? /more than 16 descriptors/ : /getInfo with descriptors/);
     }
     event.close();
+  });
+});
+
+describeNative('an embedder that closes the server', () => {
+  it('when a client leaves, while the next one waits, takes neither', async () => {
+    let closing: Promise<void> | undefined;
+    const service = await Service.open({
+      onDisconnect: () => {
+        closing = service.server.close();
+      },
+    });
+    const first = await service.client();
+    const second = new Client(service.path);
+    first.close();
+    await second.end;
+    await closing;
+    expect(service.server.stats()).toMatchObject({ connected: false, regions: 0 });
+    expect(existsSync(service.path)).toBe(false);
+  });
+
+  it('while memory is told of leaves none', async () => {
+    for (const what of ['added', 'removing'] as const) {
+      const service = await Service.open();
+      const client = await service.client();
+      const ram = GuestRam.create({ size: 0x10000n });
+      const fd = ram.duplicateFd();
+      const map = (at: bigint): Promise<unknown> => client.request(Command.dmaMap, p.dmaMap(at, 0x4000n), [fd]);
+      for (const at of [0n, 0x10000n, 0x20000n]) await map(at);
+      expect(service.memory.regions).toHaveLength(3);
+      const close = (): void => void service.server.close();
+      const observer = { added: () => undefined, removing: () => undefined };
+      service.memory.observe({ ...observer, [what]: close });
+      if (what === 'added') void map(0x30000n);
+      else void client.request(Command.dmaUnmap, p.dmaUnmap(0x10000n, 0x4000n));
+      await client.end;
+      expect(service.server.stats()).toMatchObject({ connected: false, regions: 0, mappedBytes: 0 });
+      expect(service.memory.regions).toEqual([]);
+      closeSync(fd);
+      ram.close();
+    }
+  });
+});
+
+describeNative('a client that is slow or dies', () => {
+  it('with half a message sent costs nothing while it waits, also when something is to be read from it', async () => {
+    const service = await Service.open();
+    const client = await service.client();
+    await client.request(Command.dmaMap, p.dmaMap(0x10000n, 0x10000n));
+    client.send(message({ id: 99, command: Command.getInfo, payload: p.info(16) }).subarray(0, 7));
+    await turns(20);
+    const read = service.server.client.dmaRead(0x10000n, 4).catch(() => 'gone');
+    const rounds = (): number => performance.nodeTiming.uvMetricsInfo.loopCount;
+    const before = rounds();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(rounds() - before).toBeLessThan(100);
+    client.close();
+    expect(await read).toBe('gone');
+  });
+
+  it('without reading its replies has left, no more', async () => {
+    const service = await Service.open();
+    const client = await service.client();
+    for (let i = 0; i < 5; i++) client.send(message({ id: i + 50, command: Command.getInfo, payload: p.info(16) }));
+    client.close();
+    await service.idle();
+    expect(service.server.stats().badMessages).toBe(0);
+    expect(service.log.at(-1)).toBe('info the client has left');
   });
 });
 

@@ -42,7 +42,7 @@ export class IommufdIoas {
   }
 
   /**
-   * IOMMU_IOAS_MAP, or with `byFile` IOMMU_IOAS_MAP_FILE (Linux 6.14) of the file behind the memory. Memory that this
+   * IOMMU_IOAS_MAP, or with `byFile` IOMMU_IOAS_MAP_FILE (Linux 6.13) of the file behind the memory. Memory that this
    * package has not made is never given to a device: EFAULT, at the latest when one is attached.
    * @throws TypeError or RangeError when no u32 or u64 is given, or for a map at an address of the kernel's choice.
    */

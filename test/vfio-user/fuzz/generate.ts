@@ -43,7 +43,7 @@ export class Generator {
   next(oracle: Oracle): FuzzMessage {
     if (!oracle.begun && this.#random.below(20) > 0) return this.#message(1, this.#version(), []);
     const one = this.#sane(oracle);
-    switch (this.#random.below(60)) {
+    switch (this.#random.below(200)) {
       case 0:
         return this.#flipped(one);
       case 1:
@@ -63,7 +63,7 @@ export class Generator {
     if (kind < 76) return this.#read();
     if (kind < 84) return this.#irqs();
     if (kind < 93) return this.#info();
-    if (kind < 95) return this.#reply(oracle);
+    if (kind < 95 && (oracle.asked.size > 0 || this.#random.below(40) === 0)) return this.#reply(oracle);
     if (kind < 96) return this.#message(13, new Uint8Array(0), []);
     if (kind < 97 && this.#random.below(8) === 0) return this.#message(1, this.#version(), []);
     return this.#message(

@@ -153,7 +153,7 @@ export async function fuzzStream(
       const calm =
         (await good.request(Command.getInfo, p.info(16)))?.errno === 0 ? other.difference() : 'its connection ended';
       if (calm !== undefined) return `client ${i}: the other function: ${calm}`;
-      if (i % 500 === 0) progress(counts.messages - begin);
+      if (i % 200 === 0) progress(counts.messages - begin);
     }
     return undefined;
   } catch (error) {

@@ -1,9 +1,9 @@
 // The initial file system of a virtual machine: busybox, kernel modules inserted in order, given files, and a script.
 // The script runs after /proc, /sys, /dev and /tmp are mounted; its exit status is the machine's (see machine.ts).
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, realpathSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { CpioFile } from './cpio.ts';
 import { writeCpio } from './cpio.ts';
 import type { ModuleRequest } from './modules.ts';
@@ -51,7 +51,24 @@ sh /body.sh
 leave $?
 `;
 
-/** Writes the archive and returns its path; the file goes when this process (or worker) ends. */
+const PREFIX = 'virtio-iommu-vm-';
+/** Archives of runs that were killed are removed after this time; milliseconds. */
+const STALE = 6 * 3_600_000;
+
+/** Removes an archive: it is as large as Node. */
+export function discardInitramfs(path: string): void {
+  rmSync(dirname(path), { recursive: true, force: true });
+}
+
+function discardStale(): void {
+  for (const name of readdirSync(tmpdir()).filter((each) => each.startsWith(PREFIX))) {
+    const folder = join(tmpdir(), name);
+    const made = statSync(folder, { throwIfNoEntry: false })?.mtimeMs ?? Date.now();
+    if (Date.now() - made > STALE) rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Writes the archive and returns its path; the file goes with {@link discardInitramfs}, or when this process ends. */
 export async function buildInitramfs(options: InitramfsOptions): Promise<string> {
   const { kernel, files, init, early } = options;
   const modules = await resolveModules(kernel, options.modules);
@@ -68,7 +85,8 @@ export async function buildInitramfs(options: InitramfsOptions): Promise<string>
     ...modules.map(({ name, bytes }): [string, CpioFile] => [`m/${name}.ko`, bytes]),
     ...files,
   ]);
-  const folder = mkdtempSync(join(tmpdir(), 'virtio-iommu-vm-'));
+  discardStale();
+  const folder = mkdtempSync(join(tmpdir(), PREFIX));
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   const path = join(folder, 'initrd.cpio');
   writeCpio(path, early === undefined ? [all] : [early, all]);

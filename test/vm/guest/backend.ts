@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { afterAll } from 'vitest';
 import type { ServeReport } from '../../../src/cli/serve-report.ts';
 import { readTraceFile } from '../../../src/testing/node/trace-file.ts';
 import type { Trace } from '../../../src/testing/trace.ts';
@@ -49,7 +50,26 @@ type ServeLine =
   | { readonly event: 'ready'; readonly pid: number }
   | ({ readonly event: 'status' | 'stopped' } & ServeReport);
 
-/** A running `serve`. */
+const children = new Set<ChildProcess>();
+const folders = new Set<string>();
+
+/** Nothing stays when the tests of a file are over; a worker that ends by itself tells nobody. */
+afterAll(() => {
+  for (const child of children) child.kill('SIGKILL');
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
+function newFolder(): string {
+  return removedLater(mkdtempSync(join(tmpdir(), 'viommu-')));
+}
+
+/** Has a folder removed when the tests of the file are over; returns it. */
+export function removedLater(folder: string): string {
+  folders.add(folder);
+  return folder;
+}
+
+/** A running `serve`; its folder goes when the tests of the file are over. */
 export class Backend {
   /** What serve printed for QEMU, without the command itself. */
   readonly qemuArgs: readonly string[];
@@ -70,20 +90,19 @@ export class Backend {
   }
 
   /** Starts serve in a new folder, or in that of one before, and waits until its sockets listen. */
-  static async start(config: ServeConfig, folder = mkdtempSync(join(tmpdir(), 'viommu-'))): Promise<Backend> {
+  static async start(config: ServeConfig, folder = newFolder()): Promise<Backend> {
     const file = join(folder, 'serve.json');
     writeFileSync(file, JSON.stringify({ dir: folder, stats: 'stats.sock', ...config }));
     const child = spawn(process.execPath, [...program(), 'serve', '--config', file, '--json', '--quiet'], {
       cwd: ROOT,
       stdio: ['ignore', 'pipe', 'pipe'],
     });
-    const kill = (): void => void child.kill('SIGKILL');
-    process.once('exit', kill);
+    children.add(child);
     const said: Said = { lines: [], stderr: '' };
     const ended = new Promise<Ended>((resolve, reject) => {
       child.on('error', reject);
       child.on('close', (code, signal) => {
-        process.off('exit', kill);
+        children.delete(child);
         resolve({ code, signal });
       });
     });
@@ -135,11 +154,6 @@ export class Backend {
   async kill(): Promise<void> {
     this.#child.kill('SIGKILL');
     await this.#ended;
-  }
-
-  /** Removes the folder; serve must have ended. */
-  remove(): void {
-    rmSync(this.folder, { recursive: true, force: true });
   }
 }
 

@@ -1,5 +1,6 @@
 // A guest on our device: serve in one process, QEMU in another, the guest's own driver between them. Not here: what a
 // guest must say (the tests).
+import { dirname } from 'node:path';
 import { buildInitramfs } from '../base/initramfs.ts';
 import type { CpioFile } from '../base/cpio.ts';
 import type { Boot } from '../base/machine.ts';
@@ -10,7 +11,7 @@ import type { KernelTree } from '../base/packages.ts';
 import { kernel, qemu } from '../base/packages.ts';
 import type { ServeReport } from '../../../src/cli/serve-report.ts';
 import type { ServeConfig } from './backend.ts';
-import { Backend } from './backend.ts';
+import { Backend, removedLater } from './backend.ts';
 import { Facts } from './facts.ts';
 
 /** Addresses of the functions, as the guest writes them. */
@@ -52,7 +53,16 @@ export interface GuestRun {
 /** Modules of a guest with a generator. */
 export const RNG_MODULES: readonly ModuleRequest[] = [{ name: 'virtio-iommu' }, { name: 'virtio-rng' }];
 
-/** Starts serve, boots the guest, waits for its end and ends serve. The caller removes `backend`'s folder. */
+/** Milliseconds of each second of the time-out after which the state of serve is kept, for the message. */
+const LOOK_AT = 900;
+
+/**
+ * The guest measures the processor's counter against a timer at boot; on a busy machine it gets that wrong by factors, and
+ * its seconds with it. The timer that QEMU keeps is always right.
+ */
+const CLOCK = 'tsc=unstable clocksource=hpet';
+
+/** Starts serve, boots the guest, waits for its end and ends serve. */
 export async function runGuest(options: GuestOptions & { readonly config: ServeConfig }): Promise<GuestRun> {
   // Packages first: looking for them takes longer than anything that is measured.
   await Promise.all([qemu(), kernel('6.12'), guestInitrd(options)]);
@@ -72,19 +82,31 @@ export async function runGuest(options: GuestOptions & { readonly config: ServeC
  * with QEMU's words when QEMU failed, or was killed.
  */
 export async function bootGuest(backend: Backend, options: GuestOptions): Promise<Boot> {
-  const { append, onLine } = options;
-  const done = await boot({
-    qemu: await qemu(),
-    kernel: options.kernel ?? (await kernel('6.12')),
-    initrd: await guestInitrd(options),
-    args: [...backend.qemuArgs, ...(options.args ?? [])],
-    seconds: options.seconds ?? 240,
-    ...(append === undefined ? {} : { append }),
-    ...(onLine === undefined ? {} : { onLine: (line: string) => onLine(line, backend) }),
-  });
-  if (done.exit === 'timeout' || done.exit === 'crash')
-    throw new Error(`the guest ended with ${done.exit}:\n${done.lines.slice(-60).join('\n')}\n${backend.log}`);
-  return done;
+  const { append = '', onLine, seconds = 240 } = options;
+  const [emulator, tree, initrd] = [await qemu(), options.kernel ?? (await kernel('6.12')), await guestInitrd(options)];
+  let state = '';
+  const look = setTimeout(
+    () => void backend.stats().then((report) => (state = JSON.stringify(report))),
+    LOOK_AT * seconds,
+  );
+  try {
+    const done = await boot({
+      qemu: emulator,
+      kernel: tree,
+      initrd,
+      args: [...backend.qemuArgs, ...(options.args ?? [])],
+      seconds,
+      append: `${CLOCK} ${append}`,
+      ...(onLine === undefined ? {} : { onLine: (line: string) => onLine(line, backend) }),
+    });
+    if (done.exit === 'timeout' || done.exit === 'crash') {
+      const last = done.lines.slice(-40).join('\n');
+      throw new Error(`the guest ended with ${done.exit}:\n${last}\nserve: ${backend.log}\n${state}`);
+    }
+    return done;
+  } finally {
+    clearTimeout(look);
+  }
 }
 
 /** Modules that the script inserts itself: files for the guest, and the lines that do it. */
@@ -107,6 +129,7 @@ async function guestInitrd(options: GuestOptions): Promise<string> {
   const made = (alike === undefined ? undefined : initrds.get(alike)) ?? ownInitrds.get(options);
   if (made !== undefined) return made;
   const making = buildInitramfs({ kernel: tree, modules, files, init: script });
+  void making.then((path) => removedLater(dirname(path)));
   if (alike === undefined) ownInitrds.set(options, making);
   else initrds.set(alike, making);
   return making;

@@ -2,12 +2,13 @@
 // into the requests that it served. Not here: our device (machine.ts).
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { buildInitramfs } from '../base/initramfs.ts';
 import type { Boot } from '../base/machine.ts';
 import { boot } from '../base/machine.ts';
 import type { KernelTree } from '../base/packages.ts';
 import { qemu } from '../base/packages.ts';
+import { removedLater } from './backend.ts';
 
 /** A request that QEMU's device served; numbers as its trace has them, ends INCLUSIVE. */
 export interface ReferenceRequest {
@@ -36,6 +37,7 @@ export async function runReference(options: {
     const trace = join(folder, 'trace.txt');
     const modules = [{ name: 'virtio-iommu' }, { name: 'virtio-rng' }];
     const initrd = await buildInitramfs({ kernel, modules, files: new Map(), init: script });
+    removedLater(dirname(initrd));
     const args = ['-m', '256M', '-device', 'virtio-iommu-pci,addr=1.0'];
     args.push('-device', 'virtio-rng-pci,iommu_platform=on,disable-legacy=on,addr=3.0');
     args.push('-D', trace, ...EVENTS.flatMap((event) => ['-trace', `virtio_iommu_${event}`]));

@@ -1,7 +1,7 @@
 // The machines of the host tests: this package compiled, with its addon and Node, in an initial file system; the scenarios
 // run in one process there (guest-main.ts), and their reports become tests here.
 import type { CpioFile } from '../base/cpio.ts';
-import { buildInitramfs } from '../base/initramfs.ts';
+import { buildInitramfs, discardInitramfs } from '../base/initramfs.ts';
 import type { Boot } from '../base/machine.ts';
 import { boot } from '../base/machine.ts';
 import type { KernelFlavour, KernelSeries } from '../base/packages.ts';
@@ -76,13 +76,13 @@ export async function bootHost(machine: HostMachine): Promise<Boot> {
     args,
     seconds: SECONDS,
     ...(append === undefined ? {} : { append }),
-  });
+  }).finally(() => discardInitramfs(initrd));
 }
 
 /** A machine in which firmware has reserved memory for the edu device and for a USB controller. */
 export async function bootRmrr(series: KernelSeries): Promise<Boot> {
   const args = [...VTD, '-device', 'edu,addr=4', '-device', 'qemu-xhci,addr=5'];
-  const table = withRmrrs(await dmarOf(series, args), [EDU_RMRR, USB_RMRR]);
+  const table = withRmrrs(await (dmar ??= dmarOf(args)), [EDU_RMRR, USB_RMRR]);
   const reserve = [EDU_RMRR, USB_RMRR].map(({ base }) => `memmap=1M$0x${base.toString(16)}`);
   return bootHost({
     series,
@@ -93,12 +93,15 @@ export async function bootRmrr(series: KernelSeries): Promise<Boot> {
   });
 }
 
-/** The DMAR table that QEMU makes for these devices. */
-async function dmarOf(series: KernelSeries, args: readonly string[]): Promise<Uint8Array> {
-  const tree = await kernel(series);
+let dmar: Promise<Uint8Array> | undefined;
+
+/** The DMAR table that QEMU makes for these devices; the kernel that prints it does not matter. */
+async function dmarOf(args: readonly string[]): Promise<Uint8Array> {
+  const tree = await kernel('6.1');
   const init = "od -An -v -tx1 /sys/firmware/acpi/tables/DMAR | tr -d ' \\n'";
   const initrd = await buildInitramfs({ kernel: tree, modules: [], files: new Map(), init });
-  const { exit, lines } = await boot({ qemu: await qemu(), kernel: tree, initrd, args, seconds: SECONDS });
+  const machine = boot({ qemu: await qemu(), kernel: tree, initrd, args, seconds: SECONDS });
+  const { exit, lines } = await machine.finally(() => discardInitramfs(initrd));
   const digits = lines.map((line) => /444d4152(?:[0-9a-f]{2})+/.exec(line)?.[0]).find((found) => found !== undefined);
   if (exit !== 'pass' || digits === undefined) throw new Error(`no DMAR table from the machine: ${lines.join('\n')}`);
   return Buffer.from(digits, 'hex');

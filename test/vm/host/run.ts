@@ -1,5 +1,5 @@
 // One machine of the host tests by hand, with all its lines: other IOMMUs and sizes than the test run has.
-// Usage: tsx test/vm/host/run.ts [--kind main|contract|rmrr] [--kernel 6.1|6.12] [--iommu vtd|amd] [--install MIB]
+// Usage: tsx test/vm/host/run.ts [--kind main|contract|rmrr|installation] [--kernel 6.1|6.12] [--iommu vtd|amd] [--install MIB]
 // `--install` is the size of the installation scenario. Ends with `N passed, N failed` and exit status 1 for a failure.
 import { parseArgs } from 'node:util';
 import type { KernelSeries } from '../base/packages.ts';

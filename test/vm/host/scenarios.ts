@@ -17,6 +17,10 @@ export const SCENARIOS: Readonly<Record<string, Readonly<Record<string, Load>>>>
   contract: {
     contract: () => import('./contract/main.ts'),
   },
+  /** For other sizes, by hand (run.ts). */
+  installation: {
+    installation: () => import('./scenarios/installation.ts'),
+  },
   rmrr: {
     'reserved memory': () => import('./scenarios/rmrr.ts'),
   },

@@ -103,9 +103,9 @@ async function copies(report: Reporter, env: GuestEnv): Promise<void> {
   });
 }
 
-/** IOMMU_IOAS_MAP_FILE came with Linux 6.14: an older kernel refuses it, and maps by address still work. */
+/** IOMMU_IOAS_MAP_FILE came with Linux 6.13: an older kernel refuses it, and maps by address still work. */
 async function files(report: Reporter, env: GuestEnv): Promise<void> {
-  const known = !/^6\.([0-9]|1[0-3])\./.test(env.kernel);
+  const known = !/^6\.([0-9]|1[0-2])\./.test(env.kernel);
   await Lab.with(env, 64, {}, async (lab) => {
     await report.check(known ? 'memory is mapped by its file' : 'the kernel does not know maps by file', async () => {
       assert.equal(lab.map(OUT, 1, 0), 0);

@@ -1,5 +1,5 @@
-// Registers (a BAR) of one device as memory of another one. Kernels up to 6.18 have no way to do that through iommufd; later
-// ones map a dma-buf of the registers. Runs in the machine, which has a second edu device.
+// Registers (a BAR) of one device as memory of another one. Linux 6.12 has no way to do that through iommufd; 7.2 can
+// map a dma-buf of the registers. Runs in the machine, which has a second edu device.
 import assert from 'node:assert/strict';
 import { Errno } from '../../../src/base/errors.ts';
 import { HOST_MMIO } from '../../../src/host/context.ts';

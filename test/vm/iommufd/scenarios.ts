@@ -6,6 +6,7 @@ import { run as dma } from './dma.ts';
 import { interrupts, reserved } from './firmware.ts';
 import { run as many } from './many.ts';
 import { run as memory } from './memory.ts';
+import { run as random } from './random.ts';
 import { run as refusals } from './refusals.ts';
 import { run as registers } from './registers.ts';
 
@@ -15,6 +16,7 @@ export const SCENARIOS: Readonly<Record<string, (report: Reporter, env: GuestEnv
   cut,
   many,
   memory,
+  random,
   registers,
   refusals,
   interrupts,

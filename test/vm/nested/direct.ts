@@ -1,7 +1,6 @@
 // The physical edu device of the L0 machine, passed through by `serve` to a client that is a test: the way of each byte that a
 // guest's VFIO would move, in one level of emulation. The guest's RAM is a memfd, its virtio-iommu driver runs here.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { EventCounter } from '../../../src/host/event-counter.ts';
 import { GuestRam } from '../../../src/host/guest-ram.ts';
@@ -15,6 +14,7 @@ import type { HostReport } from '../../../src/cli/serve-vfio-report.ts';
 import type { Reporter } from '../base/reporter.ts';
 import { Edu } from '../host/edu.ts';
 import type { GuestEnv } from '../host/guest-env.ts';
+import { dmarFaults } from './dmar-faults.ts';
 import { CONFIG_REGION, Remote } from './remote.ts';
 import { Served } from './served.ts';
 
@@ -31,6 +31,11 @@ const TO = 0x90_0000;
 const FROM_IOVA = 0x1000_0000n;
 const TO_IOVA = 0x2000_0000n;
 const NOWHERE = 0x3000_0000n;
+/** Neighbours by address, two pages apart in memory. */
+const SCATTERED_IOVA = 0x4000_0000n;
+const SCATTERED = 0xa0_0000;
+const SCATTERED_PAGES = 64;
+const MIDDLE = 31;
 const MAP_READ = 1;
 const COMMAND_REGISTER = 4;
 const MEMORY_SPACE = 2;
@@ -94,6 +99,7 @@ export async function run(report: Reporter, env: GuestEnv): Promise<void> {
   const guest = new Guest(served);
   await registers(report, guest);
   await translation(report, guest, served);
+  await scattered(report, guest, served);
   await interrupts(report, guest);
   await ending(report, guest, served, env);
 }
@@ -145,7 +151,7 @@ async function registers(report: Reporter, { passed, edu }: Guest): Promise<void
 async function translation(report: Reporter, guest: Guest, served: Served): Promise<void> {
   const { driver, edu } = guest;
   const pattern = Uint8Array.from({ length: PAGE }, (_, i) => (i * 7 + (i >> 8) + 1) & 0xff);
-  const host = async (): Promise<HostReport> => (await served.stats()).functions[1]!.host!;
+  const host = (): Promise<HostReport> => hostOf(served);
   await report.check('before it is attached all memory is in the container, for bypass', async () => {
     assert.equal((await host()).state, 'bypass');
     assert.equal(served.lockedPages(), RAM_PAGES);
@@ -197,6 +203,46 @@ async function translation(report: Reporter, guest: Guest, served: Served): Prom
     assert.ok(guest.bytes(TO).every((byte) => byte === 0));
     assert.equal(guest.map(TO_IOVA, TO), 0);
   });
+}
+
+async function scattered(report: Reporter, guest: Guest, served: Served): Promise<void> {
+  const { edu } = guest;
+  const iova = (i: number): bigint => SCATTERED_IOVA + BigInt(i * PAGE);
+  const gpa = (i: number): number => SCATTERED + 2 * i * PAGE;
+  const pages = Array.from({ length: SCATTERED_PAGES }, (_, i) => i);
+  await report.check('64 scattered pages that come while bus master is off become one host entry', async () => {
+    edu.start(false);
+    for (const i of pages) {
+      guest.bytes(gpa(i)).fill(i + 1);
+      assert.equal(guest.map(iova(i), gpa(i)), 0);
+    }
+    edu.start(true);
+    assert.deepEqual([(await hostOf(served)).entries, served.lockedPages()], [2 + 1, 2 + SCATTERED_PAGES]);
+  });
+  await report.check('the device reaches each of them by its own address', async () => {
+    for (const i of [0, MIDDLE, SCATTERED_PAGES - 1]) {
+      await edu.copy(iova(i), TO_IOVA, 64);
+      assert.ok(guest.bytes(TO, 64).every((byte) => byte === i + 1));
+    }
+  });
+  await report.check('UNMAP of one in the middle takes this one away, and no other', async () => {
+    assert.equal(guest.unmap(iova(MIDDLE)), 0);
+    assert.equal(served.lockedPages(), 2 + SCATTERED_PAGES - 1);
+    guest.bytes(FROM, 64).fill(0x77);
+    await edu.load(FROM_IOVA, 64);
+    for (const i of [MIDDLE - 1, MIDDLE, MIDDLE + 1]) await edu.store(iova(i), 64);
+    const first = [MIDDLE - 1, MIDDLE, MIDDLE + 1].map((i) => guest.bytes(gpa(i), 64).every((byte) => byte === 0x77));
+    assert.deepEqual(first, [true, false, true]);
+    assert.ok(guest.bytes(gpa(MIDDLE)).every((byte) => byte === MIDDLE + 1));
+  });
+  await report.check('UNMAP of all of them leaves the others', async () => {
+    for (const i of pages) if (i !== MIDDLE) assert.equal(guest.unmap(iova(i)), 0);
+    assert.deepEqual([(await hostOf(served)).entries, served.lockedPages()], [2, 2]);
+  });
+}
+
+async function hostOf(served: Served): Promise<HostReport> {
+  return (await served.stats()).functions[1]!.host!;
 }
 
 async function interrupts(report: Reporter, guest: Guest): Promise<void> {
@@ -263,9 +309,4 @@ async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
     assert.ok(performance.now() < end, 'it does not come');
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
-}
-
-function dmarFaults(): number {
-  const log = execFileSync('dmesg', { encoding: 'utf8' });
-  return log.split('\n').filter((line) => line.includes('DMAR: [DMA Write')).length;
 }

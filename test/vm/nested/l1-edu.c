@@ -24,6 +24,9 @@ enum { PAGE = 4096 };
 #define FROM 0x10000000u
 #define TO 0x20000000u
 #define NOWHERE 0x30000000u
+// Neighbours here, and far from each other in L1's memory: one MAP for each page, and one host entry for all of them.
+#define SCATTERED 0x40000000u
+enum { PAGES = 64, MIDDLE = 31 };
 
 static int device, failed;
 static off_t bar, config;
@@ -96,6 +99,10 @@ static off_t region(uint32_t index) {
   return (off_t)info.offset;
 }
 
+static uint8_t *scattered_page(uint8_t *scattered, int i) {
+  return scattered + 2 * i * PAGE;
+}
+
 static int all(const uint8_t *bytes, int length, uint8_t value) {
   for (int i = 0; i < length; i++)
     if (bytes[i] != value) return 0;
@@ -139,6 +146,10 @@ int main(int count, char **words) {
 
   map(container, from, FROM, PAGE);
   map(container, to, TO, PAGE);
+  uint8_t *scattered = mmap(0, 2 * PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  must(scattered != MAP_FAILED, "there is memory");
+  for (int i = 0; i < 2 * PAGES; i++) memset(scattered + i * PAGE, i % 2 == 0 ? i / 2 + 1 : 0, PAGE);
+  for (int i = 0; i < PAGES; i++) map(container, scattered_page(scattered, i), SCATTERED + i * PAGE, PAGE);
   mark("mapped");
   command_register(MEMORY_SPACE | BUS_MASTER);
   store(LIVENESS, 0x12345678);
@@ -161,6 +172,19 @@ int main(int count, char **words) {
   map(container, to, TO, PAGE);
   transfer(TO_MEMORY, BUFFER, TO, 64);
   result("and after another MAP it does", memcmp(to, pattern, 64) == 0 && all(to + 64, PAGE - 64, 0), "other bytes");
+
+  int right = 1;
+  for (int i = 0; i < PAGES; i += PAGES - 1) {
+    transfer(TO_BUFFER, SCATTERED + i * PAGE, BUFFER, 64);
+    transfer(TO_MEMORY, BUFFER, TO, 64);
+    right &= all(to, 64, (uint8_t)(i + 1));
+  }
+  result("scattered pages are reached by their own addresses", right, "other bytes");
+  unmap(container, SCATTERED + MIDDLE * PAGE, PAGE);
+  for (int i = MIDDLE - 1; i <= MIDDLE + 1; i++) transfer(TO_MEMORY, BUFFER, SCATTERED + i * PAGE, 64);
+  int neighbours = all(scattered_page(scattered, MIDDLE - 1), 64, PAGES) && all(scattered_page(scattered, MIDDLE + 1), 64, PAGES);
+  result("after UNMAP of one in the middle its neighbours are reached", neighbours, "other bytes");
+  result("and it is not", all(scattered_page(scattered, MIDDLE), PAGE, MIDDLE + 1), "memory has changed");
 
   interrupt(VFIO_PCI_MSI_IRQ_INDEX, "an MSI of the physical device arrives in L1");
 

@@ -22,25 +22,25 @@ describe('QEMU is killed in the middle of its work', () => {
   let after: ServeReport;
   let second: Boot;
   let refusal: unknown;
+  let logThen: string;
 
   beforeAll(async () => {
     backend = await Backend.start(CONFIG);
     await killedGuest(backend, async () => {
       refusal = await Backend.start(CONFIG, backend.folder).catch((error: unknown) => error);
       running = await backend.stats();
+      logThen = backend.log;
     });
     after = await settled(backend);
     second = await bootGuest(backend, { script: WHOLE });
   });
-  afterAll(async () => {
-    await backend.kill();
-    backend.remove();
-  });
+  afterAll(() => backend.kill());
 
   it('a second serve on the same sockets is refused, and the first goes on', () => {
     expect(String(refusal)).toContain('serve ended with 1');
     expect(String(refusal)).toMatch(/listens|in use/);
-    for (const { server } of running.functions) expect(server).toMatchObject({ connected: true, connections: 1 });
+    for (const { server } of running.functions) expect(server).toMatchObject({ connected: true });
+    expect(logThen).not.toContain('the client has left');
   });
 
   it('serve has let go of everything that the guest had', () => {
@@ -56,7 +56,9 @@ describe('QEMU is killed in the middle of its work', () => {
     expect(counts(facts.random)).toBe(true);
     expect(troubles(facts.messages)).toEqual([]);
     const last = await backend.stats();
-    for (const { server } of last.functions) expect(server).toMatchObject({ connections: 2, badMessages: 0 });
+    for (const { server } of last.functions) expect(server).toMatchObject({ badMessages: 0 });
+    // The second serve looked whether somebody listens on the first of its sockets, so only the others count.
+    expect(functionAt(last, '3.0').server.connections).toBe(2);
     expect(functionAt(last, '3.0').dma!.identical).toBe(0);
   });
 });
@@ -77,10 +79,7 @@ describe('serve is killed under a running guest', () => {
     });
     second = await bootGuest(again, { script: WHOLE });
   });
-  afterAll(async () => {
-    await again.kill();
-    again.remove();
-  });
+  afterAll(() => again.kill());
 
   it('a new serve takes the sockets that were left, and the old guest does not get to it', () => {
     for (const { server } of between.functions)
@@ -122,7 +121,6 @@ describe('the endpoint is removed and found again', () => {
       },
     });
   });
-  afterAll(() => run.backend.remove());
 
   it('its domain and its mappings go with it', async () => {
     const [there, gone, back] = await Promise.all(looks);
@@ -142,7 +140,7 @@ describe('the endpoint is removed and found again', () => {
   });
 });
 
-/** Boots a guest that never ends, does something while it works, and kills its QEMU. */
+/** Boots a guest that never ends, does something while it works, and kills its QEMU, if that has not gone by itself. */
 async function killedGuest(backend: Backend, whileRunning: () => Promise<void>): Promise<void> {
   const pidFile = backend.path('qemu.pid');
   let done: Promise<void> | undefined;
@@ -151,12 +149,23 @@ async function killedGuest(backend: Backend, whileRunning: () => Promise<void>):
     args: ['-pidfile', pidFile],
     onLine: (line) => {
       if (!line.includes('"running"') || done !== undefined) return;
-      done = whileRunning().finally(() => process.kill(Number(readFileSync(pidFile, 'utf8')), 'SIGKILL'));
+      done = whileRunning().finally(() => killIfThere(Number(readFileSync(pidFile, 'utf8'))));
       done.catch(() => undefined); // looked at below, when QEMU has ended
     },
   });
-  await expect(ended).rejects.toThrow('QEMU ended with status null');
+  // A signal ended it: ours, or the one with which it gives up when serve is gone.
+  const error: unknown = await ended.catch((reason: unknown) => reason);
+  console.log(String(error));
   await done;
+  expect(String(error)).toContain('QEMU ended with status null');
+}
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
 }
 
 /** The state when serve has noticed that its client is gone. */

@@ -1,6 +1,6 @@
 // One guest for each thing that can be otherwise: kernel flavour, rings, page sizes, input addresses, reserved regions,
 // places of the functions. Every row boots, reads through the translation and shows what its row says.
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import type { ServeConfig } from '../backend.ts';
 import { probedRegions } from '../expected.ts';
 import { counts, troubles } from '../facts.ts';
@@ -101,7 +101,6 @@ describe.each(ROWS)('$name', (row) => {
     });
     console.log(`kernel ${run.facts.one('kernel')}, machine ${run.boot.seconds.toFixed(1)} s`);
   });
-  afterAll(() => run.backend.remove());
 
   it('works, translated', () => {
     expect(run.boot.exit).toBe('pass');
@@ -141,7 +140,6 @@ describe.each([
       script: script(SURVEY, readRandom(BYTES, bypass ? 60 : 15), MESSAGES),
     });
   });
-  afterAll(() => run.backend.remove());
 
   it('is refused by the driver, and serve has warned', () => {
     expect(run.facts.groups).toEqual([]);
@@ -179,7 +177,6 @@ describe('three endpoints with different regions', () => {
       script: SCRIPT,
     });
   });
-  afterAll(() => run.backend.remove());
 
   it('have a group each, with their own regions', () => {
     expect(run.facts.groups).toHaveLength(3);

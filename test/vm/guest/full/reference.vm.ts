@@ -1,6 +1,6 @@
 // The same guest on QEMU's own virtio-iommu and on ours: the driver sees the same groups and reserved regions and sends the
 // same kinds of requests. What differs is named: our device offers other page sizes and input addresses.
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { kernel } from '../../base/packages.ts';
 import { readTrace } from '../backend.ts';
 import { Facts, troubles } from '../facts.ts';
@@ -33,7 +33,6 @@ describe.each([
       append,
     });
   });
-  afterAll(() => ours.backend.remove());
 
   it('runs well on both', () => {
     expect([reference.boot.exit, ours.boot.exit]).toEqual(['pass', 'pass']);

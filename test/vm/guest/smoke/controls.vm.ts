@@ -1,6 +1,6 @@
 // The controls of the translation test: with translation switched off the same guest gets nothing; with
 // iommu.passthrough=1 it asks for a bypass domain and gets everything untranslated; a reboot leaves no mapping.
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { kernel } from '../../base/packages.ts';
 import type { ServeReport } from '../../../../src/cli/serve-report.ts';
 import { VIRTIO_IOMMU_ATTACH_F_BYPASS } from '../../../../src/wire/abi.ts';
@@ -21,7 +21,6 @@ describe('without translation', () => {
       script: script(SURVEY, readRandom(BYTES, 15), MESSAGES),
     });
   });
-  afterAll(() => run.backend.remove());
 
   it('the guest maps as ever', () => {
     expect(run.facts.group(RNG).type).toBe('DMA-FQ');
@@ -50,7 +49,6 @@ describe('with iommu.passthrough=1', () => {
       },
     });
   });
-  afterAll(() => run.backend.remove());
 
   it('the group is of type identity and the endpoint is in a bypass domain', async () => {
     expect(run.facts.group(RNG).type).toBe('identity');
@@ -103,7 +101,6 @@ describe('a reboot of the guest', () => {
       },
     });
   });
-  afterAll(() => run.backend.remove());
 
   it('brings the driver and the endpoint back', () => {
     expect(run.facts.all('booted')).toEqual(['1', '2']);

@@ -1,6 +1,6 @@
 // A stock guest on our device: its driver finds the device, attaches an endpoint, and the endpoint's DMA goes through the
 // translation; one access that the guest never mapped is a fault that the guest's kernel reports.
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { readTrace, runProgram } from '../backend.ts';
 import { probedRegions } from '../expected.ts';
 import { counts, troubles } from '../facts.ts';
@@ -33,7 +33,6 @@ describe('a stock Linux on our device', () => {
         `${READS} reads of 64 bytes in ${(end - begin).toFixed(2)} s, ${(((end - begin) * 1000) / READS).toFixed(2)} ms each`,
     );
   });
-  afterAll(() => run.backend.remove());
 
   it('has its own driver on the IOMMU and on the endpoint', () => {
     expect(run.boot.exit).toBe('pass');
