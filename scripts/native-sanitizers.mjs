@@ -24,7 +24,7 @@ if (spawnSync('cargo', ['+nightly', '--version']).status !== 0) {
 }
 const target = 'x86_64-unknown-linux-gnu';
 const address = ['+nightly', 'test', '--manifest-path', manifest, '--target', target];
-const pure = ['chain', 'ioctl', 'abi', 'pages', 'batch', 'iommufd_batch'];
+const pure = ['chain::', 'columns::', 'container::', 'iommufd_areas::', 'registry::', 'poll::'];
 const results = [
   run('asan', address, { RUSTFLAGS: '-Zsanitizer=address' }),
   run('miri', ['+nightly', 'miri', 'test', '--manifest-path', manifest, '--lib', '--', ...pure], {
