@@ -387,6 +387,8 @@ describe('devices and close', () => {
     context.devices[0]!.close();
     expect(context.resetDevices()).toBe(0);
     expect(context.devices.slice(1).some((device) => device.busMaster())).toBe(false);
+    context.detach();
+    expect(context.attach()).toBe(0);
     for (const device of context.devices.slice(1)) device.setBusMaster(true);
     expect(context.clearBusMaster()).toBe(0);
     expect(context.devices.slice(1).some((device) => device.busMaster())).toBe(false);

@@ -130,10 +130,11 @@ export class IommufdContext implements HostContext {
   attach(): number {
     const native = this.#open('VFIO_DEVICE_ATTACH_IOMMUFD_PT');
     if (this.#attached) return 0;
-    for (const [i, each] of this.#bound.entries()) {
+    const bound = this.#openDevices();
+    for (const [i, each] of bound.entries()) {
       const errno = native.attach(each.native, this.ioas.id);
       if (errno === 0) continue;
-      for (const before of this.#bound.slice(0, i)) native.detach(before.native);
+      for (const before of bound.slice(0, i)) native.detach(before.native);
       return errno;
     }
     this.#attached = true;
@@ -143,8 +144,13 @@ export class IommufdContext implements HostContext {
   /** VFIO_DEVICE_DETACH_IOMMUFD_PT for all devices: they are blocked, nothing is pinned, and the entries stay. */
   detach(): void {
     const native = this.#open('VFIO_DEVICE_DETACH_IOMMUFD_PT');
-    for (const each of this.#bound) native.detach(each.native);
+    for (const each of this.#openDevices()) native.detach(each.native);
     this.#attached = false;
+  }
+
+  /** A device that was closed is attached to nothing. */
+  #openDevices(): readonly BoundDevice[] {
+    return this.#bound.filter(({ device }) => !device.closed);
   }
 
   /** Another address space of the same file, which no device uses: holds memory for {@link IommufdIoas.copy}. */

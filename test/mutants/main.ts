@@ -43,15 +43,17 @@ class Worker {
     }
   }
 
-  async #failing(suites: readonly string[]): Promise<string | undefined> {
+  async #failing(suites: readonly string[], bail = ['--bail=1']): Promise<string | undefined> {
     const output = join(this.folder, 'report.json');
     rmSync(output, { force: true });
-    const args = [join('node_modules', 'vitest', 'vitest.mjs'), 'run', ...suites, '--bail=1'];
+    const args = [join('node_modules', 'vitest', 'vitest.mjs'), 'run', ...suites, ...bail];
     const status = await exitStatus(args.concat('--reporter=json', `--outputFile=${output}`), this.folder);
     if (status === 0) return undefined;
     if (status === ENDLESS) return `(its suites do not end within ${SECONDS} s)`;
     const report = JSON.parse(readFileSync(output, 'utf8')) as TestReport;
     const failed = report.testResults.flatMap((file) => file.assertionResults).find((test) => test.status === 'failed');
+    // A test that fails while its file is cancelled after another one's failure is in no report.
+    if (failed === undefined && bail.length > 0) return this.#failing(suites, []);
     if (failed === undefined) throw new Error('the suites failed, but no test did: the mutant does not load');
     return failed.fullName;
   }

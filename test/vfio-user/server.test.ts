@@ -524,8 +524,9 @@ describeNative('a client that is slow or dies', () => {
     const read = service.server.client.dmaRead(0x10000n, 4).catch(() => 'gone');
     const rounds = (): number => performance.nodeTiming.uvMetricsInfo.loopCount;
     const before = rounds();
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    expect(rounds() - before).toBeLessThan(100);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    // A socket that is told of for ever turns the loop a hundred times in each millisecond.
+    expect(rounds() - before).toBeLessThan(5000);
     client.close();
     expect(await read).toBe('gone');
   });
