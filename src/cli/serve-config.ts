@@ -112,6 +112,7 @@ const File = z.strictObject({
   msi: z.union([z.literal('none'), parsed(parseRange)], { error: 'must be "none" or START-END' }).optional(),
   viot: z.string().min(1).optional(),
   record: z.string().min(1).optional(),
+  requireSealed: z.boolean().optional(),
   stats: z.string().min(1).optional(),
   metrics: parsed(parseLoopback).optional(),
   interval: z.number().positive().max(86_400).optional(),

@@ -32,6 +32,8 @@ export interface FunctionServerOptions {
   readonly path: string;
   readonly memory: GuestMemory;
   readonly log: (text: string) => void;
+  /** Refuse files that can be shrunk. */
+  readonly requireSealed: boolean;
 }
 
 /** Serves one function on one socket. */
@@ -100,7 +102,15 @@ export class ServeMachine {
     this.#recorder = this.writer === undefined ? undefined : new ServeRecorder(this.writer, settings);
     const connect = (name: string, path: string): { memory: GuestMemory; server: FunctionServer } => {
       const memory = new GuestMemory();
-      return { memory, server: makeServer({ path, memory, log: (text) => log.limited(name, text) }) };
+      return {
+        memory,
+        server: makeServer({
+          path,
+          memory,
+          log: (text) => log.limited(name, text),
+          requireSealed: settings.requireSealed,
+        }),
+      };
     };
     const { memory, server } = connect('iommu', settings.iommu.socket);
     this.iommu = this.#makeIommu(settings, memory);

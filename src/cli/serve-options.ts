@@ -41,6 +41,7 @@ export interface ServeFlags {
   readonly packed?: true;
   readonly viot?: string;
   readonly record?: string;
+  readonly requireSealed?: boolean;
   readonly stats?: string;
   readonly metrics?: LoopbackPort;
   readonly qemu?: string;
@@ -78,6 +79,8 @@ export interface ServeSettings {
   readonly endpoints: readonly EndpointSettings[];
   readonly viot: string;
   readonly record: string | undefined;
+  /** Memory that its owner could shrink under us is refused. */
+  readonly requireSealed: boolean;
   readonly stats: string | undefined;
   readonly metrics: LoopbackPort | undefined;
   readonly qemu: { readonly command: string; readonly memory: number; readonly messageTimeout: number };
@@ -115,6 +118,7 @@ export function serveSettings(flags: ServeFlags): ServeSettings {
     endpoints,
     viot,
     record: record === undefined ? undefined : place(record),
+    requireSealed: flags.requireSealed ?? file.requireSealed ?? false,
     stats: statsPath,
     metrics: flags.metrics ?? file.metrics,
     qemu: {

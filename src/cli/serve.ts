@@ -87,6 +87,10 @@ function outputOptions(): Option[] {
     new Option('--msg-timeout <ms>', 'how long QEMU waits for an answer (default 60000)').argParser(
       integerArgument(1, 0xffff_ffff),
     ),
+    new Option(
+      '--require-sealed',
+      'refuse guest memory in files that can be shrunk (their owner could end this process)',
+    ),
     new Option('--record <file>', 'write a trace for `virtio-iommu replay` (.gz: compressed)'),
     new Option('--stats <socket>', 'Unix socket that gives the state as one JSON document'),
     new Option('--metrics <host:port>', 'loopback port for Prometheus').argParser(checked(parseLoopback)),
