@@ -110,12 +110,24 @@ describe('settings', () => {
     );
   });
 
+  it('keeps the trace and the table apart', () => {
+    expect(() => settings({ record: 'one.bin', viot: 'one.bin' })).toThrow(/the trace and the table are one file/);
+    expect(() => settings({ record: 'one.bin', viot: 'two.bin' })).not.toThrow();
+  });
+
   it.each([
     [[{ device: 'rng', addr: '1.0' }], /rng and iommu have the same address 1.0/],
     [[{ device: 'rng', addr: '3.0', socket: 'iommu.sock' }], /rng and iommu have the same socket/],
     [[{ device: 'rng', addr: '3.0', socket: 'state.sock' }], /the state and rng have the same socket/],
     [[{ device: 'dma', addr: '3.0', packed: true }], /the endpoint at 3.0 is a dma: "packed" is for rng/],
     [[{ device: 'rng', addr: '3.1' }], /rng is at 3.1: a guest looks for it only when there is a function 0/],
+    [
+      [
+        { device: 'vfio', host: '0000:04:00.0', addr: '4.0' },
+        { device: 'vfio', host: '0000:04:00.0', addr: '5.0' },
+      ],
+      /are the same function of the host, 0000:04:00.0/,
+    ],
     [[{ device: 'rng', addr: '3.0', socket: 'x'.repeat(200) }], /a socket's path has at most 107 bytes/],
   ])('%o do not go together', (endpoints, message) => {
     expect(() => settings({ config: config({ endpoints, stats: 'state.sock' }) })).toThrow(message);

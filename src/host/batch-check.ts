@@ -1,7 +1,7 @@
 // Checks of a HostBatch, the same for every host: a wrong column is a caller's mistake, told before anything changes.
 // Unit: 4 KiB page numbers.
-import { HOST_MMIO, HostOp, HostRight } from './context.ts';
-import type { HostBatch } from './context.ts';
+import { checkInteger } from '../base/check.ts';
+import { HOST_MMIO, HostBatch, HostOp, HostRight } from './context.ts';
 
 /** First page number past the 64-bit address space. */
 const PAGE_END = 2 ** 52;
@@ -54,4 +54,10 @@ function checkPieces(batch: HostBatch, i: number): void {
 function checkPage(column: string, i: number, value: number): void {
   if (Number.isInteger(value) && value >= 0 && value <= PAGE_END) return;
   throw new RangeError(`batch.${column}[${i}] must be a page number in [0, 2^52], got ${value}`);
+}
+
+/** The columns go to native code: they must be those of a HostBatch. */
+export function checkFrom(batch: HostBatch, from: number): void {
+  if (!(batch instanceof HostBatch)) throw new TypeError('batch must be a HostBatch');
+  checkInteger('from', from, 0, batch.count);
 }

@@ -3,7 +3,7 @@
 // refusal means (iommufd/verdicts.ts). Unit: 4 KiB page numbers, ends exclusive; the byte-level entry points take bigint bytes.
 import { U32_MAX, U64_MAX, checkBigint, checkInteger } from '../base/check.ts';
 import { Errno } from '../base/errors.ts';
-import { checkBatch } from './batch-check.ts';
+import { checkBatch, checkFrom } from './batch-check.ts';
 import type { HostContext, HostLimits } from './context.ts';
 import { HostBatch, HostOp } from './context.ts';
 import { IommufdIoas, rangesOf } from './iommufd/ioas.ts';
@@ -17,6 +17,7 @@ import { loadNative, lockedMemory } from './native.ts';
 import { attempt, closedError, errnoOf, hostError, refusedVerdict } from './refusals.ts';
 import type { IoctlResult, UnmapArguments } from './simulated/type1-rules.ts';
 import type { VfioDevice } from './vfio-device.ts';
+import { everyDevice } from './vfio-device.ts';
 
 export { iommufdIsAvailable, iommufdLack } from './iommufd/availability.ts';
 export type { IoasCopy } from './iommufd/ioas.ts';
@@ -215,13 +216,13 @@ export class IommufdContext implements HostContext {
   /** See {@link HostContext.clearBusMaster}; with read-back and the wait for pending transactions. */
   clearBusMaster(): number {
     this.#open('clearBusMaster');
-    return this.#everyDevice((device) => device.setBusMaster(false));
+    return everyDevice(this.devices, (device) => device.setBusMaster(false));
   }
 
-  /** See {@link HostContext.resetDevices}; ENOTTY for a device that has no reset. */
+  /** See {@link HostContext.resetDevices}; EINVAL for one that has no reset. */
   resetDevices(): number {
     this.#open('resetDevices');
-    return this.#everyDevice((device) => device.resetQuiet());
+    return everyDevice(this.devices, (device) => device.resetQuiet());
   }
 
   /** What an errno that {@link apply} or {@link attach} gave means now, and what to do; one sentence. */
@@ -267,20 +268,4 @@ export class IommufdContext implements HostContext {
       windowPieces: 0,
     });
   }
-
-  #everyDevice(run: (device: VfioDevice) => number): number {
-    let first = 0;
-    for (const device of this.devices) {
-      if (device.closed) continue; // a closed device does no DMA
-      const errno = run(device);
-      if (first === 0) first = errno;
-    }
-    return first;
-  }
-}
-
-/** The columns go to native code: they must be those of a HostBatch. */
-function checkFrom(batch: HostBatch, from: number): void {
-  if (!(batch instanceof HostBatch)) throw new TypeError('batch must be a HostBatch');
-  checkInteger('from', from, 0, batch.count);
 }

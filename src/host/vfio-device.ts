@@ -342,3 +342,13 @@ function errnoFrom(run: () => number): number {
     throw error;
   }
 }
+
+/** Runs `run` on every device that is open (a closed one does no DMA); the first errno, ENODEV when there is no device. */
+export function everyDevice(devices: readonly VfioDevice[], run: (device: VfioDevice) => number): number {
+  let first = devices.length === 0 ? Errno.ENODEV : 0;
+  for (const device of devices) {
+    const errno = device.closed ? 0 : run(device);
+    if (first === 0) first = errno;
+  }
+  return first;
+}

@@ -2,9 +2,9 @@
 // Not here: the ioctls (native/), the device behind it (vfio-device.ts), what a refusal means (refusals.ts).
 // Unit: 4 KiB page numbers, ends exclusive; the byte-level entry points take bigint bytes.
 import { U32_MAX, U64_MAX, checkBigint, checkInteger, checkOptions } from '../base/check.ts';
-import { Errno, HostError } from '../base/errors.ts';
+import { HostError } from '../base/errors.ts';
 import type { AddressRange } from '../base/ranges.ts';
-import { checkBatch } from './batch-check.ts';
+import { checkBatch, checkFrom } from './batch-check.ts';
 import type { HostContext, HostLimits } from './context.ts';
 import { HostBatch } from './context.ts';
 import type { NativeType1, NativeType1Facts } from './native-api.ts';
@@ -22,7 +22,7 @@ import {
 } from './refusals.ts';
 import type { IoctlResult, MapArguments, UnmapArguments } from './simulated/type1-rules.ts';
 import { readSysfs, vfioFunctions } from './sysfs.ts';
-import { VfioDevice } from './vfio-device.ts';
+import { VfioDevice, everyDevice } from './vfio-device.ts';
 
 /** Options of {@link VfioType1Context.open}. */
 export interface VfioType1Options {
@@ -161,13 +161,13 @@ export class VfioType1Context implements HostContext {
   /** See {@link HostContext.clearBusMaster}; with read-back and the wait for pending transactions. ENODEV without a device. */
   clearBusMaster(): number {
     this.#open('clearBusMaster');
-    return this.#everyDevice((device) => device.setBusMaster(false));
+    return everyDevice(this.devices, (device) => device.setBusMaster(false));
   }
 
   /** See {@link HostContext.resetDevices}; ENODEV without a device, EINVAL for one that has no reset. */
   resetDevices(): number {
     this.#open('resetDevices');
-    return this.#everyDevice((device) => device.resetQuiet());
+    return everyDevice(this.devices, (device) => device.resetQuiet());
   }
 
   /** What an errno that {@link apply} left in a batch means now, and what to do; one sentence. */
@@ -234,22 +234,6 @@ export class VfioType1Context implements HostContext {
       piecePages,
     );
   }
-
-  #everyDevice(run: (device: VfioDevice) => number): number {
-    let first = this.devices.length === 0 ? Errno.ENODEV : 0;
-    for (const device of this.devices) {
-      if (device.closed) continue; // a closed device does no DMA
-      const errno = run(device);
-      if (first === 0) first = errno;
-    }
-    return first;
-  }
-}
-
-/** The columns go to native code: they must be those of a HostBatch. */
-function checkFrom(batch: HostBatch, from: number): void {
-  if (!(batch instanceof HostBatch)) throw new TypeError('batch must be a HostBatch');
-  checkInteger('from', from, 0, batch.count);
 }
 
 interface CheckedOptions {

@@ -158,6 +158,11 @@ describe('VERSION', () => {
     expect(talk.errno(Command.dmaMap, p.dmaMap(0x20_0000n, 0x20_0000n))).toBe(0);
   });
 
+  it.each([4096, 4097])('takes transfers of at least 4096 bytes, such as %i', (size) => {
+    const capabilities = `{"capabilities":{"max_data_xfer_size":${size}}}`;
+    expect(agree(p.version(0, 0, capabilities))[2]).toContain('"max_data_xfer_size":');
+  });
+
   const bad: [string, Uint8Array, number][] = [
     ['major 1', p.version(1, 0), EOPNOTSUPP],
     ['major 0xffff', p.version(0xffff, 0, p.QEMU_CAPABILITIES), EOPNOTSUPP],
@@ -176,6 +181,7 @@ describe('VERSION', () => {
     ['a fraction', p.version(0, 0, '{"capabilities":{"max_dma_maps":1.5}}'), EINVAL],
     ['infinity', p.version(0, 0, '{"capabilities":{"max_dma_maps":1e999}}'), EINVAL],
     ['no maps', p.version(0, 0, '{"capabilities":{"max_dma_maps":0}}'), EINVAL],
+    ['transfers of 4095 bytes', p.version(0, 0, '{"capabilities":{"max_data_xfer_size":4095}}'), EINVAL],
     ['no transfer', p.version(0, 0, '{"capabilities":{"max_data_xfer_size":0}}'), EINVAL],
     ['pages of 1024', p.version(0, 0, '{"capabilities":{"pgsizes":1024}}'), EINVAL],
     ['64 KiB of text', p.version(0, 0, ' '.repeat(65536)), EINVAL],
@@ -275,6 +281,21 @@ describe('registers', () => {
     for (const index of [1, 3, 4, 5, 6, 8, 9, 0xffff_ffff]) expect(errno(index, 0, 1)).toBe(EINVAL);
     expect(errno(0, 0, MAX_TRANSFER + 1)).toBe(EINVAL);
     expect(errno(0, 0, 0xffff_ffff)).toBe(EINVAL);
+  });
+
+  it('take no more at once than the function does, but for configuration space', () => {
+    const talk = Talk.begun();
+    Object.assign(talk.pci, { maxAccess: 200 });
+    const errno = (index: number, count: number): number[] => [
+      talk.errno(Command.regionRead, p.region(index, 0, count)),
+      talk.errno(Command.regionWrite, p.region(index, 0, count, new Uint8Array(count))),
+    ];
+    expect([errno(0, 199), errno(0, 200), errno(0, 201)]).toEqual([
+      [0, 0],
+      [0, 0],
+      [EINVAL, EINVAL],
+    ]);
+    expect(errno(7, 201)).toEqual([0, 0]);
   });
 
   it('lie beyond 4 GiB in a large BAR', () => {
