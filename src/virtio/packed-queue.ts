@@ -176,7 +176,10 @@ export class PackedQueue implements Virtqueue {
       this.#staged === 0
         ? this.#stageFirst(at, head, bytes, flags)
         : this.#memory.writeWords2(at + PackedDescriptor.len, bytes, (head | (flags << 16)) >>> 0);
-    if (!written) this.#broken = true;
+    if (!written) {
+      this.#broken = true;
+      return;
+    }
     this.#staged += count;
     this.#usedPosition += count;
     if (this.#usedPosition >= this.#size) {

@@ -4,6 +4,7 @@
 import type { DescriptorChain } from './chain.ts';
 import type { RingMemory } from './memory-types.ts';
 import { isAvailable, PackedDescriptor, PackedFlag } from './packed-layout.ts';
+import { inPlace } from './ram-window.ts';
 
 const U32_RANGE = 0x1_0000_0000;
 
@@ -12,6 +13,8 @@ export class PackedWalker {
   /** Buffer id of the list that was walked last. */
   id = 0;
   readonly #memory: RingMemory;
+  /** Whether words can be tried for; behind an IOMMU a try that fails is an access, with a fault of its own. */
+  readonly #triesWords: boolean;
   readonly #copy = new Uint8Array(PackedDescriptor.SIZE);
   readonly #copy32 = new Uint32Array(this.#copy.buffer);
   #addr = 0;
@@ -20,6 +23,7 @@ export class PackedWalker {
 
   constructor(memory: RingMemory) {
     this.#memory = memory;
+    this.#triesWords = inPlace(memory) !== undefined;
   }
 
   /**
@@ -84,11 +88,8 @@ export class PackedWalker {
   }
 
   #load(at: number): boolean {
-    if (
-      !this.#memory.readWords(at, this.#copy32, PackedDescriptor.SIZE / 4) &&
-      !this.#memory.read(at, this.#copy, 0, PackedDescriptor.SIZE)
-    )
-      return false;
+    const whole = this.#triesWords && this.#memory.readWords(at, this.#copy32, PackedDescriptor.SIZE / 4);
+    if (!whole && !this.#memory.read(at, this.#copy, 0, PackedDescriptor.SIZE)) return false;
     this.#decode(this.#copy32[3]! >>> 16);
     return true;
   }
