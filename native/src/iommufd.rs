@@ -57,7 +57,7 @@ pub struct Iommufd<K: Kernel> {
     spaces: BTreeMap<u32, Areas>,
     /// Address spaces whose areas may be cut.
     small: BTreeSet<u32>,
-    /// The address space that the legacy call changes.
+    /// The address space that the legacy calls change.
     selected: Option<u32>,
 }
 
@@ -102,6 +102,8 @@ impl<K: Kernel> Iommufd<K> {
         self.call("IOMMU_DESTROY", abi::DESTROY, &mut destroy)?;
         self.spaces.remove(&ioas);
         self.small.remove(&ioas);
+        // The kernel forgets it too, and may give its id to the next one.
+        self.selected = self.selected.filter(|&selected| selected != ioas);
         Ok(())
     }
 
@@ -119,8 +121,11 @@ impl<K: Kernel> Iommufd<K> {
         Ok(())
     }
 
-    /// Has [`Self::unmap_dma`] change this address space from now on.
-    pub fn select(&mut self, ioas: u32) -> Result<()> {
+    /// Has the legacy calls change this address space; no call where they do already.
+    fn select(&mut self, ioas: u32) -> Result<()> {
+        if self.selected == Some(ioas) {
+            return Ok(());
+        }
         let (size, op) = (vfio::argsz::<VfioIoas>(), abi::VFIO_IOAS_SET);
         let mut select = VfioIoas { size, ioas_id: ioas, op, reserved: 0 };
         self.call("IOMMU_VFIO_IOAS", abi::VFIO_IOAS, &mut select)?;
@@ -245,14 +250,17 @@ impl<K: Kernel> Iommufd<K> {
         self.unmap(ioas, 0, u64::MAX)
     }
 
-    /// VFIO_IOMMU_UNMAP_DMA on the selected address space: where [`Self::small_pages`] was called it first cuts the areas
-    /// at both ends of the range. Returns the size that the kernel left, with the errno or 0.
-    pub fn unmap_dma(&mut self, argsz: u32, flags: u32, iova: u64, size: u64) -> (i32, u64) {
+    /// VFIO_IOMMU_UNMAP_DMA on an address space, which is selected first: there is one target for the whole file. Where
+    /// [`Self::small_pages`] was called it first cuts the areas at both ends of the range. Returns the size that the kernel
+    /// left, with the errno or 0.
+    pub fn unmap_dma(&mut self, ioas: u32, argsz: u32, flags: u32, iova: u64, size: u64) -> (i32, u64) {
+        if let Err(failure) = self.select(ioas) {
+            return (failure.errno, size);
+        }
         let mut argument = DmaUnmap { argsz, flags, iova, size };
         let result = self.call("VFIO_IOMMU_UNMAP_DMA", vfio::IOMMU_UNMAP_DMA, &mut argument);
         let errno = result.err().map_or(0, |failure| failure.errno);
-        let legal = argsz >= vfio::argsz::<DmaUnmap>() && flags & !vfio::DMA_UNMAP_FLAG_ALL == 0;
-        if let Some(ioas) = self.selected.filter(|_| legal) {
+        if argsz >= vfio::argsz::<DmaUnmap>() && flags & !vfio::DMA_UNMAP_FLAG_ALL == 0 {
             self.follow(ioas, flags & vfio::DMA_UNMAP_FLAG_ALL != 0, iova, size, errno);
         }
         (errno, argument.size)

@@ -35,7 +35,7 @@ impl IommufdColumns<'_> {
 }
 
 /// Executes `from`..`count` and stops at the first refusal, which has changed nothing; returns its index, or `count`.
-/// `cut`: unmaps go through the selected address space, which is `ioas`, and cut areas at their ends.
+/// `cut`: unmaps cut areas at their ends.
 pub fn apply<K: Kernel>(
     file: &mut Iommufd<K>,
     ioas: u32,
@@ -101,7 +101,7 @@ fn unmap<K: Kernel>(file: &mut Iommufd<K>, ioas: u32, cut: bool, iova: u64, page
     let Some(rest) = length.checked_sub(1) else { return (EINVAL, 0) };
     let Some(last) = first.checked_add(rest) else { return (EOVERFLOW, 0) };
     if cut {
-        return file.unmap_dma(abi::argsz::<abi::DmaUnmap>(), 0, first, length);
+        return file.unmap_dma(ioas, abi::argsz::<abi::DmaUnmap>(), 0, first, length);
     }
     // The kernel would remove the areas before one that is cut, and not say how many.
     if file.areas(ioas).is_some_and(|areas| !areas.is_whole(first, last)) {

@@ -69,7 +69,7 @@ fn lab(cut: bool) -> Lab {
     let mut file = fake.open();
     let ioas = file.allocate().expect("one");
     if cut {
-        file.small_pages(ioas).and_then(|()| file.select(ioas)).expect("the fake agrees");
+        file.small_pages(ioas).expect("the fake agrees");
     }
     let ram = Ram::create("test", 64 * PAGE, 0, 0).expect("a memfd");
     let va = (ram.address() as u64 / PAGE) as f64;
@@ -128,6 +128,30 @@ fn cuts_where_it_may() {
     batch.push(UNMAP, 0.0, (1u64 << 52) as f64, 0.0, 0).push(UNMAP, 0.0, (1u64 << 52) as f64, 0.0, 0);
     assert_eq!(lab.run(&mut batch, 0), 2);
     assert_eq!((batch.done[0], lab.areas().len()), (12.0, 0));
+}
+
+#[test]
+fn cuts_in_the_address_space_that_is_named_whichever_was_before() {
+    let mut lab = lab(true);
+    let other = lab.file.allocate().expect("two");
+    lab.file.small_pages(other).expect("the fake agrees");
+    let first = lab.ioas;
+    for ioas in [first, other] {
+        lab.ioas = ioas;
+        let mut batch = Batch::default();
+        batch.push(MAP, 0.0, 8.0, lab.va, 3);
+        assert_eq!(lab.run(&mut batch, 0), 1);
+    }
+    for (ioas, at) in [(first, 2.0), (other, 4.0), (first, 6.0)] {
+        lab.ioas = ioas;
+        let mut batch = Batch::default();
+        batch.push(UNMAP, at, 1.0, 0.0, 0);
+        assert_eq!((lab.run(&mut batch, 0), batch.done[0]), (1, 1.0));
+    }
+    lab.ioas = first;
+    assert_eq!(lab.areas(), [(0, 2), (3, 3), (7, 1)]);
+    lab.ioas = other;
+    assert_eq!(lab.areas(), [(0, 4), (5, 3)]);
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct State {
     /// Size of every region of a device.
     pub bar_bytes: u64,
     pub calls: Vec<(Ioctl, Vec<u8>)>,
-    selected: u32,
+    selected: Option<u32>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -67,6 +67,7 @@ impl Kernel for Fake {
         let errno = match (state.refuse.get(&request), request) {
             (Some(&errno), _) => errno,
             (None, abi::IOAS_ALLOC) => state.allocate(argument),
+            (None, abi::DESTROY) => state.destroy(argument),
             (None, abi::IOAS_IOVA_RANGES) => state.tell_ranges(argument),
             (None, abi::IOAS_MAP | abi::IOAS_MAP_FILE) => state.map(argument),
             (None, abi::IOAS_UNMAP) => state.unmap(argument),
@@ -92,14 +93,25 @@ fn put(bytes: &mut [u8], at: usize, value: u64) {
 
 impl State {
     fn allocate(&mut self, bytes: &mut [u8]) -> i32 {
-        let id = self.spaces.len() as u32 + 5;
+        // The lowest that is free, as the kernel does.
+        let id = (5..).find(|id| !self.spaces.contains_key(id)).expect("a free id");
         self.spaces.insert(id, Areas::default());
         bytes[8..12].copy_from_slice(&id.to_ne_bytes());
         0
     }
 
+    fn destroy(&mut self, bytes: &[u8]) -> i32 {
+        let id = u32_at(bytes, 4).expect("8 bytes");
+        self.selected = self.selected.filter(|&selected| selected != id);
+        if self.spaces.remove(&id).is_some() { 0 } else { libc::ENOENT }
+    }
+
     fn select(&mut self, bytes: &[u8]) -> i32 {
-        self.selected = u32_at(bytes, 4).expect("12 bytes");
+        let id = u32_at(bytes, 4).expect("12 bytes");
+        if !self.spaces.contains_key(&id) {
+            return libc::ENOENT;
+        }
+        self.selected = Some(id);
         0
     }
 
@@ -152,7 +164,7 @@ impl State {
     fn unmap_dma(&mut self, bytes: &mut [u8]) -> i32 {
         let flags = u32_at(bytes, 4).expect("24 bytes");
         let [iova, size] = [8, 16].map(|at| u64_at(bytes, at).expect("24 bytes"));
-        let Some(areas) = self.spaces.get_mut(&self.selected) else { return libc::ENODEV };
+        let Some(areas) = self.selected.and_then(|id| self.spaces.get_mut(&id)) else { return libc::ENODEV };
         let before = bytes_of(areas);
         if flags & vfio::DMA_UNMAP_FLAG_ALL != 0 {
             areas.clear();

@@ -37,9 +37,7 @@ fn makes_address_spaces_of_both_kinds() {
     let mut file = fake.open();
     let (first, second) = (file.allocate().expect("one"), file.allocate().expect("two"));
     file.small_pages(second).expect("the fake agrees");
-    file.select(second).expect("the fake agrees");
     assert_eq!(fake.words(abi::OPTION), [[24, abi::OPTION_HUGE_PAGES, 0, second, 0, 0]]);
-    assert_eq!(fake.words(abi::VFIO_IOAS), [[12, second, 1]]);
     file.destroy(first).expect("the fake agrees");
     assert_eq!(fake.words(abi::DESTROY), [[8, first]]);
     assert!(file.areas(first).is_none());
@@ -123,13 +121,84 @@ fn knows_what_is_left_after_unmaps() {
     assert_eq!(file.unmap(ioas, 0, PAGE), (libc::ENOENT, PAGE));
     assert_eq!(file.unmap(ioas, 12 * PAGE, 4 * PAGE), (0, 4 * PAGE));
     assert_eq!(firsts(&file, ioas), [8 * PAGE]);
-    file.select(ioas).expect("the fake agrees");
     file.small_pages(ioas).expect("the fake agrees");
-    assert_eq!(file.unmap_dma(24, 0, 9 * PAGE, PAGE), (0, PAGE));
+    assert_eq!(file.unmap_dma(ioas, 24, 0, 9 * PAGE, PAGE), (0, PAGE));
     assert_eq!(firsts(&file, ioas), [8 * PAGE, 10 * PAGE]);
-    assert_eq!(file.unmap_dma(24, 2, 0, 0), (0, 3 * PAGE));
+    assert_eq!(file.unmap_dma(ioas, 24, 2, 0, 0), (0, 3 * PAGE));
     assert_eq!(file.unmap_all(ioas), (0, 0));
-    assert_eq!(file.unmap_dma(24, 0, 0, PAGE), (libc::ENOENT, 0));
+    assert_eq!(file.unmap_dma(ioas, 24, 0, 0, PAGE), (libc::ENOENT, 0));
+}
+
+/// Address spaces that were selected so far.
+fn selected(fake: &Fake) -> Vec<u32> {
+    fake.words(abi::VFIO_IOAS).iter().map(|words| words[1]).collect()
+}
+
+#[test]
+fn the_legacy_unmap_changes_the_address_space_that_is_named() {
+    let _alone = registry::alone();
+    let ram = Ram::create("test", 16 * PAGE, 0, 0).expect("a memfd");
+    let fake = Fake::default();
+    let mut file = fake.open();
+    let (one, two) = (file.allocate().expect("one"), file.allocate().expect("two"));
+    for ioas in [one, two] {
+        file.small_pages(ioas).expect("the fake agrees");
+        file.map(&registry::read(), map(ioas, ram.address() as u64, 8 * PAGE, 0)).expect("room");
+    }
+    assert_eq!(file.unmap_dma(one, 24, 0, 2 * PAGE, PAGE), (0, PAGE));
+    assert_eq!((firsts(&file, one), firsts(&file, two)), (vec![0, 3 * PAGE], vec![0]));
+    assert_eq!(file.unmap_dma(one, 24, 0, 3 * PAGE, PAGE), (0, PAGE));
+    assert_eq!(selected(&fake), [one]);
+    assert_eq!(file.unmap_dma(two, 24, 0, 0, PAGE), (0, PAGE));
+    assert_eq!(file.unmap_dma(one, 24, 2, 0, 0), (0, 6 * PAGE));
+    assert_eq!((firsts(&file, one), firsts(&file, two)), (vec![], vec![PAGE]));
+    assert_eq!(selected(&fake), [one, two, one]);
+    assert_eq!(fake.words(abi::VFIO_IOAS)[0], [12, one, 1]);
+}
+
+#[test]
+fn an_address_space_that_cannot_be_selected_stays_as_it_is_and_so_do_the_others() {
+    let _alone = registry::alone();
+    let ram = Ram::create("test", 16 * PAGE, 0, 0).expect("a memfd");
+    let fake = Fake::default();
+    let mut file = fake.open();
+    let (one, two) = (file.allocate().expect("one"), file.allocate().expect("two"));
+    for ioas in [one, two] {
+        file.small_pages(ioas).expect("the fake agrees");
+        file.map(&registry::read(), map(ioas, ram.address() as u64, 8 * PAGE, 0)).expect("room");
+    }
+    assert_eq!(file.unmap_dma(one, 24, 0, 0, PAGE), (0, PAGE));
+    fake.0.borrow_mut().refuse.insert(abi::VFIO_IOAS, libc::ENOMEM);
+    let before = fake.words(vfio::IOMMU_UNMAP_DMA).len();
+    assert_eq!(file.unmap_dma(two, 24, 0, 0, PAGE), (libc::ENOMEM, PAGE));
+    assert_eq!(fake.words(vfio::IOMMU_UNMAP_DMA).len(), before);
+    assert_eq!(firsts(&file, two), [0]);
+    fake.0.borrow_mut().refuse.clear();
+    assert_eq!(file.unmap_dma(two, 24, 2, 0, 0), (0, 8 * PAGE));
+}
+
+#[test]
+fn the_selected_address_space_is_forgotten_when_it_is_destroyed() {
+    let _alone = registry::alone();
+    let ram = Ram::create("test", 16 * PAGE, 0, 0).expect("a memfd");
+    let fake = Fake::default();
+    let mut file = fake.open();
+    let (kept, gone) = (file.allocate().expect("one"), file.allocate().expect("two"));
+    assert_eq!(file.unmap_dma(gone, 24, 2, 0, 0), (0, 0));
+    fake.0.borrow_mut().refuse.insert(abi::DESTROY, libc::EBUSY);
+    file.destroy(gone).expect_err("refused");
+    fake.0.borrow_mut().refuse.clear();
+    assert_eq!(file.unmap_dma(gone, 24, 2, 0, 0), (0, 0));
+    assert_eq!(selected(&fake), [gone], "a refused destruction changes nothing");
+    file.destroy(gone).expect("the fake agrees");
+    // The next one gets the same id, and must be selected all the same.
+    assert_eq!(file.allocate(), Ok(gone));
+    file.map(&registry::read(), map(gone, ram.address() as u64, PAGE, 0)).expect("room");
+    assert_eq!(file.unmap_dma(gone, 24, 2, 0, 0), (0, PAGE));
+    assert_eq!(selected(&fake), [gone, gone]);
+    file.destroy(gone).expect("the fake agrees");
+    assert_eq!(file.unmap_dma(gone, 24, 2, 0, 0), (libc::ENOENT, 0), "there is none");
+    assert_eq!(file.unmap_dma(kept, 24, 2, 0, 0), (0, 0));
 }
 
 #[test]

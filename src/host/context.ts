@@ -156,6 +156,16 @@ export interface HostLimits {
    * type1 with real devices gathers: mediated ones look at the virtual address again, and iommufd has no entry limit.
    */
   readonly windowPieces: number;
+  /**
+   * True when an unmap may take any pages out of an entry, and what is left of it stays as it is, without any loss of access
+   * (iommufd in mode `cut`). Default false: an unmap that cuts an entry is refused.
+   */
+  readonly cuts?: boolean;
+  /**
+   * False when device registers (BARs) cannot be mapped, as on iommufd before Linux has dma-bufs of them: a map of them is
+   * refused with EFAULT. Default true.
+   */
+  readonly mmio?: boolean;
 }
 
 /**
@@ -203,4 +213,32 @@ export interface HostContext {
 
   /** Releases the context; entries are gone afterwards. A second call does nothing. */
   close(): void;
+}
+
+/**
+ * A host context whose devices can use the address space of another one: of iommufd, where an address space (IOAS) is an
+ * object of its own. What {@link HostContext.apply} and {@link HostContext.unmapAll} change is the address space that the
+ * devices use at the moment.
+ */
+export interface SharingContext extends HostContext {
+  /** The same object for all contexts whose devices can use one address space. */
+  readonly spaces: object;
+  /**
+   * The devices use the address space of `other` from now on, with the entries that are in it: nothing is mapped or pinned
+   * again. What they used before is emptied, unless another context uses it. Returns 0, or errno with nothing changed
+   * (EADDRINUSE when an entry lies where these devices have reserved addresses, ENOMEM); where the host refuses to put back
+   * a device that it had moved already, they are attached to nothing until the next call.
+   * @throws RangeError when `other` has other {@link spaces}.
+   */
+  attachTo(other: SharingContext): number;
+  /**
+   * The devices use an address space that no other context uses: an empty one, or the present one when it is theirs alone.
+   * Returns 0, or errno: then they are attached to nothing and reach nothing, and the next call tries again.
+   */
+  attachAlone(): number;
+}
+
+/** True when the devices of a context can use the address space of others. */
+export function isSharing(context: HostContext): context is SharingContext {
+  return (context as Partial<SharingContext>).spaces !== undefined;
 }

@@ -1,9 +1,10 @@
 // IommufdContext on an addon made of the simulated host: the contract cases of iommufd through the calls that a real kernel
-// gets, what open() refuses, limits, several devices, close. The real addon: test/native; real kernels: test/vm/iommufd.
+// gets, what open() refuses, limits, several devices, close. Several groups: iommufd/sharing.test.ts; the real addon:
+// test/native; real kernels: test/vm/iommufd.
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Errno, isHostError } from '../base/errors.ts';
 import { HostBatch } from './context.ts';
 import type { IommufdOptions } from './iommufd.ts';
@@ -60,7 +61,6 @@ function openMade(path: string, perProcess: boolean): NativeIommufd {
     },
     destroy: (ioas) => called('IOMMU_DESTROY', ioas),
     smallPages: (ioas) => called('IOMMU_OPTION_HUGE_PAGES', ioas),
-    select: (ioas) => called('IOMMU_VFIO_IOAS', ioas),
     ranges: (ioas) => ({
       ranges: BigUint64Array.from(space(ioas).limits.usableRanges.flatMap(({ start, end }) => [start, end])),
       alignment: script.alignment,
@@ -88,7 +88,7 @@ function openMade(path: string, perProcess: boolean): NativeIommufd {
     copy: (ioas, source, flags, sourceIova, length, iova) =>
       space(ioas).ioasCopy({ source: space(source), flags, sourceIova, length, iova }).errno,
     unmap: (ioas, iova, length) => space(ioas).ioasUnmap({ iova, length }),
-    unmapDma: (argsz, flags, iova, size) => space(DEVICE_IOAS).unmapDma({ argsz, flags, iova, size }),
+    unmapDma: (ioas, argsz, flags, iova, size) => space(ioas).unmapDma({ argsz, flags, iova, size }),
     run: (ioas, _cut, from, count, ...columns) => runMade(space(ioas), from, count, columns),
     close: () => void script.calls.push('close'),
   };
@@ -162,8 +162,16 @@ function make(memlockLimit = Infinity, mode: 'large' | 'cut' = 'large'): void {
   script = { host, spaces, fails: new Map(), attachErrno: () => 0, alignment: K4, mmio: false, calls: [] };
 }
 
+const opened: IommufdContext[] = [];
+afterEach(() => {
+  script.fails.clear();
+  for (const context of opened.splice(0)) context.close();
+});
+
 function open(options: Partial<IommufdOptions> = {}): IommufdContext {
-  return IommufdContext.open({ group: 7, sysfs, ...options });
+  const context = IommufdContext.open({ group: 7, sysfs, ...options });
+  opened.push(context);
+  return context;
 }
 
 function refusal(options?: Partial<IommufdOptions>): string {
@@ -176,8 +184,11 @@ function refusal(options?: Partial<IommufdOptions>): string {
   return 'opened';
 }
 
+const never = (): never => expect.unreachable();
+
 describe('the contract', () => {
-  it.each(IOMMUFD_CASES)('$title', (testCase) => {
+  // Those of two contexts: test/vm/iommufd.
+  it.each(IOMMUFD_CASES.filter(({ second }) => second !== true))('$title', (testCase) => {
     const { mode = 'large', attached = true, memlock } = testCase;
     make(memlock, mode);
     const { host, spaces } = script;
@@ -205,6 +216,7 @@ describe('the contract', () => {
       attach: () => context.attach(),
       detach: () => context.detach(),
       areas: () => context.ioas.areaCount,
+      ...{ join: never, part: never, leave: never },
       locked: () => host.lockedPages,
       address: (buffer: BufferName) => addresses[buffer],
       snapshot: () => JSON.stringify([[...spaces.values()].map((each) => each.entries()), host.lockedPages]),
@@ -241,12 +253,13 @@ describe('the contract', () => {
     expect(() => context.ioas.map({ ...args, flags: IoasFlag.readable })).toThrow(/FIXED_IOVA/);
     expect(() => context.ioas.map(args, 1 as unknown as boolean)).toThrow(/^byFile /);
     expect(() => context.ioas.unmap({ iova: -1n, length: K4 })).toThrow(/^iova /);
-    const other = open().allocate();
+    const other = open({ share: false }).allocate();
     expect(() => context.ioas.copy({ ...args, sourceIova: 0n, source: other })).toThrow(/same file/);
     expect(() => context.ioas.copy({ ...args, sourceIova: 0n, source: Object({}) as IommufdIoas })).toThrow(
       /^source must be/,
     );
-    expect(() => context.destroy(context.ioas)).toThrow(/^ioas must not/);
+    expect(() => context.destroy(context.ioas)).toThrow(/^ioas must be of allocate/);
+    expect(() => context.destroy(other)).toThrow(/^ioas must be of allocate/);
     expect(() => context.destroy(Object({}) as IommufdIoas)).toThrow(/^ioas must be/);
     expect(() => context.unmapDma({ iova: 0n, size: -1n })).toThrow(/^size /);
     expect(script.spaces.get(DEVICE_IOAS)!.stats()).toMatchObject({ mapCalls: 0, unmapCalls: 0 });
@@ -269,6 +282,7 @@ describe('open', () => {
       pageSizes: 2n ** 64n - K4,
       usableRanges: script.spaces.get(DEVICE_IOAS)!.limits.usableRanges,
       entryLimit: Infinity,
+      mmio: false,
       windowPieces: 0,
     });
     expect(devices.map((device) => device.name)).toEqual(['0000:00:04.0', '0000:00:04.1']);
@@ -277,7 +291,6 @@ describe('open', () => {
       ['VFIO_DEVICE_BIND_IOMMUFD', '/dev/vfio/devices/vfio0'],
       ['VFIO_DEVICE_BIND_IOMMUFD', '/dev/vfio/devices/vfio1'],
       ['IOMMU_IOAS_ALLOC'],
-      ['IOMMU_VFIO_IOAS', DEVICE_IOAS],
     ]);
   });
 
@@ -286,7 +299,7 @@ describe('open', () => {
     script.alignment = 0x1_0000n;
     const options = { devices: ['0000:00:04.1'], mode: 'cut', accounting: 'process', attached: false } as const;
     const context = open({ ...options, deviceFolder: '/nowhere' });
-    expect([context.mode, context.attached, context.mmio]).toEqual(['cut', false, true]);
+    expect([context.mode, context.attached, context.mmio, context.limits.cuts]).toEqual(['cut', false, true, true]);
     expect(context.limits.pageSizes & -context.limits.pageSizes).toBe(0x1_0000n);
     expect(script.calls).toContainEqual(['open iommufd', '/nowhere/iommu', true]);
     expect(script.calls).toContainEqual(['VFIO_DEVICE_BIND_IOMMUFD', '/nowhere/vfio/devices/vfio1']);
@@ -303,7 +316,7 @@ describe('open', () => {
     ['open iommufd', Errno.EINTR, /^ERR_VIOMMU_HOST_UNAVAILABLE 4 .*cannot be opened: EINTR/],
     ['IOMMU_OPTION_RLIMIT_MODE', Errno.EPERM, /^ERR_VIOMMU_HOST_REFUSED 1 .*CAP_SYS_RESOURCE/],
     ['IOMMU_IOAS_ALLOC', Errno.ENOMEM, /^ERR_VIOMMU_HOST_REFUSED 12 IOMMU_IOAS_ALLOC was refused/],
-    ['IOMMU_VFIO_IOAS', Errno.ENOTTY, /^ERR_VIOMMU_HOST_REFUSED 25 IOMMU_VFIO_IOAS was refused/],
+    ['IOMMU_OPTION_HUGE_PAGES', Errno.EINVAL, /^ERR_VIOMMU_HOST_REFUSED 22 IOMMU_OPTION_HUGE_PAGES was refused/],
     ['VFIO_DEVICE_BIND_IOMMUFD', Errno.EBUSY, /^ERR_VIOMMU_HOST_UNAVAILABLE 16 .*open already/],
     ['VFIO_DEVICE_BIND_IOMMUFD', Errno.EINVAL, /^ERR_VIOMMU_HOST_UNAVAILABLE 22 .*open already.*not coherent/],
     ['VFIO_DEVICE_BIND_IOMMUFD', Errno.EPERM, /^ERR_VIOMMU_HOST_INCOMPATIBLE 1 .*iommufd.allow_unsafe_interrupts=1/],
@@ -311,12 +324,14 @@ describe('open', () => {
     ['VFIO_DEVICE_GET_REGION_INFO', Errno.EIO, /^ERR_VIOMMU_HOST_REFUSED 5 VFIO_DEVICE_GET_REGION_INFO/],
   ] as const)('says what is wrong when %s gives %i, and leaves nothing open', (call, errno, message) => {
     script.fails.set(call, errno);
-    expect(refusal({ accounting: 'process' })).toMatch(message);
+    expect(refusal({ accounting: 'process', mode: 'cut' })).toMatch(message);
     const opened = script.calls.filter((each) => Array.isArray(each) && each[0] === 'VFIO_DEVICE_BIND_IOMMUFD').length;
     const closed = script.calls.filter((each) => typeof each === 'string' && each.startsWith('close /dev')).length;
     expect(closed).toBe(call === 'VFIO_DEVICE_BIND_IOMMUFD' ? opened - 1 : opened);
     const made = call !== 'open iommufd' && call !== 'IOMMU_OPTION_RLIMIT_MODE';
     expect(script.calls.filter((each) => each === 'close')).toHaveLength(made ? 1 : 0);
+    const destroyed = script.calls.filter((each) => Array.isArray(each) && each[0] === 'IOMMU_DESTROY').length;
+    expect(destroyed).toBe(call === 'IOMMU_OPTION_HUGE_PAGES' ? 1 : 0);
   });
 
   it('names reserved memory that firmware wants mapped, and only that', () => {
@@ -362,6 +377,7 @@ describe('open', () => {
       [{ mode: 'small' }, /^options.mode must be/],
       [{ accounting: 'group' }, /^options.accounting must be/],
       [{ attached: 1 }, /^options.attached must be/],
+      [{ share: 1 }, /^options.share must be/],
       [{ sysfs: 1 }, /^options.sysfs must be a string/],
       [{ deviceFolder: null }, /^options.deviceFolder must be a string/],
       [{ windowPieces: 1 }, /^options.windowPieces is not an option/],
@@ -397,9 +413,13 @@ describe('devices and close', () => {
   it('removes address spaces, and says when it cannot', () => {
     const context = open();
     const vault = context.allocate();
-    expect([vault.id, context.destroy(vault)]).toEqual([DEVICE_IOAS + 1, 0]);
     script.fails.set('IOMMU_DESTROY', Errno.EBUSY);
-    expect(context.destroy(vault)).toBe(Errno.EBUSY);
+    expect([vault.id, context.destroy(vault), vault.areaCount]).toEqual([DEVICE_IOAS + 1, Errno.EBUSY, 0]);
+    script.fails.clear();
+    expect(context.destroy(vault)).toBe(0);
+    // The kernel may give its id to another one at once.
+    expect(() => vault.areaCount).toThrow(expect.objectContaining({ code: 'ERR_VIOMMU_HOST_CLOSED' }) as Error);
+    expect(() => context.destroy(vault)).toThrow(/^ioas must be .*not destroyed yet/);
   });
 
   it('closes devices before the file, once; later calls are errors', () => {
@@ -409,7 +429,13 @@ describe('devices and close', () => {
     context.close();
     context.close();
     expect([script.calls, context.closed]).toEqual([
-      ['close /dev/vfio/devices/vfio0', 'close /dev/vfio/devices/vfio1', 'close'],
+      [
+        'close /dev/vfio/devices/vfio0',
+        'close /dev/vfio/devices/vfio1',
+        ['IOMMU_DESTROY', vault.id],
+        ['IOMMU_DESTROY', DEVICE_IOAS],
+        'close',
+      ],
       true,
     ]);
     const late: (() => unknown)[] = [
@@ -423,6 +449,9 @@ describe('devices and close', () => {
       () => context.refreshLimits(),
       () => context.attach(),
       () => context.detach(),
+      () => context.attachTo(context),
+      () => context.attachAlone(),
+      () => context.ioas,
       () => context.allocate(),
       () => context.destroy(vault),
       () => context.explain(1),

@@ -1,19 +1,23 @@
-// IommufdContext: a real attachment of one group to an IOAS of its own, on Linux (include/uapi/linux/iommufd.h).
-// Not here: the ioctls (native/), single calls (iommufd/ioas.ts), devices (iommufd/open-devices.ts, vfio-device.ts), what a
-// refusal means (iommufd/verdicts.ts). Unit: 4 KiB page numbers, ends exclusive; the byte-level entry points take bigint bytes.
+// IommufdContext: a real attachment of one group to an IOAS, on Linux (include/uapi/linux/iommufd.h).
+// Not here: the ioctls (native/), single calls (iommufd/ioas.ts), the file and its IOASes (iommufd/file.ts, spaces.ts), devices
+// (iommufd/open-devices.ts, attachment.ts, vfio-device.ts), what a refusal means (iommufd/verdicts.ts). Unit: 4 KiB page numbers, ends exclusive; the byte-level entry points take bigint bytes.
 import { U32_MAX, U64_MAX, checkBigint, checkInteger } from '../base/check.ts';
 import { Errno } from '../base/errors.ts';
 import { checkBatch, checkFrom } from './batch-check.ts';
-import type { HostContext, HostLimits } from './context.ts';
-import { HostBatch, HostOp } from './context.ts';
+import type { HostLimits, SharingContext } from './context.ts';
+import { HostBatch, HostOp, isSharing } from './context.ts';
+import { Attachment } from './iommufd/attachment.ts';
+import { IommufdFile } from './iommufd/file.ts';
 import { IommufdIoas, rangesOf } from './iommufd/ioas.ts';
 import type { BoundDevice } from './iommufd/open-devices.ts';
 import { openDevices } from './iommufd/open-devices.ts';
 import type { CheckedIommufdOptions, IommufdMode, IommufdOptions } from './iommufd/options.ts';
 import { checkIommufdOptions } from './iommufd/options.ts';
-import { attachVerdict, explainIommufdErrno, fileVerdict } from './iommufd/verdicts.ts';
+import { AddressSpace } from './iommufd/spaces.ts';
+import type { AddressSpaces } from './iommufd/spaces.ts';
+import { attachVerdict, explainIommufdErrno } from './iommufd/verdicts.ts';
 import type { NativeIommufd } from './native-api.ts';
-import { loadNative, lockedMemory } from './native.ts';
+import { lockedMemory } from './native.ts';
 import { attempt, closedError, errnoOf, hostError, refusedVerdict } from './refusals.ts';
 import type { IoctlResult, UnmapArguments } from './simulated/type1-rules.ts';
 import type { VfioDevice } from './vfio-device.ts';
@@ -24,49 +28,47 @@ export type { IoasCopy } from './iommufd/ioas.ts';
 export { IommufdIoas } from './iommufd/ioas.ts';
 export type { IommufdMode, IommufdOptions } from './iommufd/options.ts';
 
-/** One group attached to an address space, on a file of its own. */
-export class IommufdContext implements HostContext {
+/** One group attached to an address space: to one of its own, or to that of another group. */
+export class IommufdContext implements SharingContext {
   readonly flavour = 'iommufd';
   readonly name: string;
   readonly group: number;
   readonly mode: IommufdMode;
   /** The devices that were opened. */
   readonly devices: readonly VfioDevice[];
-  /** The address space that the devices use. */
-  readonly ioas: IommufdIoas;
   /**
    * Whether registers of devices (`VfioDevice.mapRegion` of a device of an iommufd) can be mapped, as dma-bufs; tried with
    * a BAR of the group's own devices. Where it is false such a map is EFAULT.
    */
   readonly mmio: boolean;
+  readonly #file: IommufdFile;
   readonly #native: NativeIommufd;
-  readonly #bound: readonly BoundDevice[];
+  readonly #spaces: AddressSpaces;
+  readonly #attachment: Attachment;
   readonly #perProcess: boolean;
-  readonly #open: (syscall: string) => NativeIommufd;
+  /** Those of {@link allocate} that live. */
+  readonly #vaults = new Map<IommufdIoas, AddressSpace>();
+  #space: AddressSpace;
   #limits: HostLimits;
-  #attached = false;
   #closed = false;
 
   private constructor(
-    native: NativeIommufd,
-    id: number,
+    file: IommufdFile,
     bound: readonly BoundDevice[],
+    space: AddressSpace,
     options: CheckedIommufdOptions,
   ) {
+    const { native } = file;
+    this.#file = file;
     this.#native = native;
-    this.#bound = bound;
+    this.#spaces = file.spacesOf(options.mode);
+    this.#space = space;
     this.#perProcess = options.perProcess;
-    this.#open = (syscall) => {
-      if (this.#closed) throw closedError(this.name, syscall);
-      return native;
-    };
     this.name = `iommufd group ${options.group}`;
     this.group = options.group;
     this.mode = options.mode;
     this.devices = bound.map(({ device }) => device);
-    this.ioas = new IommufdIoas(id, this.#open);
-    attempt(() => native.select(id), refusedVerdict);
-    if (this.mode === 'cut') attempt(() => native.smallPages(id), refusedVerdict);
+    this.#attachment = new Attachment(native, bound);
     this.mmio = bound.some((each) => native.mapsRegisters(each.native));
     this.#attachEmpty();
     this.#limits = this.#readLimits();
@@ -81,26 +83,32 @@ export class IommufdContext implements HostContext {
    */
   static open(options: IommufdOptions): IommufdContext {
     const checked = checkIommufdOptions(options);
-    const path = `${checked.folder}/iommu`;
-    const { NativeIommufd } = loadNative();
-    const native = attempt(
-      () => NativeIommufd.open(path, checked.perProcess),
-      (failure) => fileVerdict(path, failure),
-    );
+    const { folder, perProcess, share } = checked;
+    const file = IommufdFile.open({ path: `${folder}/iommu`, perProcess, share });
+    const spaces = file.spacesOf(checked.mode);
     let bound: readonly BoundDevice[] = [];
+    let space: AddressSpace | undefined;
     try {
-      bound = openDevices(native, checked);
-      return new IommufdContext(
-        native,
-        attempt(() => native.allocate(), refusedVerdict),
-        bound,
-        checked,
-      );
+      bound = openDevices(file.native, checked);
+      space = spaces.create();
+      return new IommufdContext(file, bound, space, checked);
     } catch (error) {
       for (const { device } of bound) device.close();
-      native.close();
+      if (space !== undefined) spaces.close(space);
+      file.close();
       throw error;
     }
+  }
+
+  /** The address space that the devices use now, also of other contexts that share it. */
+  get ioas(): IommufdIoas {
+    this.#open('ioas');
+    return this.#space.ioas;
+  }
+
+  /** One for all contexts of the same file (see `IommufdOptions.share`) and mode. */
+  get spaces(): object {
+    return this.#spaces;
   }
 
   get closed(): boolean {
@@ -109,18 +117,21 @@ export class IommufdContext implements HostContext {
 
   /** Whether the devices are attached: only then entries are pinned and reach the devices. */
   get attached(): boolean {
-    return this.#attached;
+    return this.#attachment.attached;
   }
 
-  /** Those of the group while it is attached; see {@link refreshLimits}. */
+  /** Those of the group while it is attached alone; see {@link refreshLimits}. */
   get limits(): HostLimits {
     return this.#limits;
   }
 
-  /** Reads the usable ranges again; while the devices are detached nothing changes, since the kernel would tell of none. */
+  /**
+   * Reads the usable ranges again; nothing changes while the devices are detached, since the kernel would tell of none, or while
+   * others use the address space, since it would tell what is common to all.
+   */
   refreshLimits(): HostLimits {
     this.#open('IOMMU_IOAS_IOVA_RANGES');
-    if (this.#attached) this.#limits = this.#readLimits();
+    if (this.attached && this.#space.users === 1) this.#limits = this.#readLimits();
     return this.#limits;
   }
 
@@ -129,46 +140,81 @@ export class IommufdContext implements HostContext {
    * usable ranges or not aligned), EFAULT or ENOMEM; then nothing is attached or pinned. OK when attached.
    */
   attach(): number {
-    const native = this.#open('VFIO_DEVICE_ATTACH_IOMMUFD_PT');
-    if (this.#attached) return 0;
-    const bound = this.#openDevices();
-    for (const [i, each] of bound.entries()) {
-      const errno = native.attach(each.native, this.ioas.id);
-      if (errno === 0) continue;
-      for (const before of bound.slice(0, i)) native.detach(before.native);
-      return errno;
-    }
-    this.#attached = true;
+    this.#open('VFIO_DEVICE_ATTACH_IOMMUFD_PT');
+    return this.#attachment.attach(this.#space.id);
+  }
+
+  /** VFIO_DEVICE_DETACH_IOMMUFD_PT for all devices: they are blocked, nothing is pinned for them, and the entries stay. */
+  detach(): void {
+    this.#open('VFIO_DEVICE_DETACH_IOMMUFD_PT');
+    this.#attachment.detach();
+  }
+
+  /**
+   * See {@link SharingContext.attachTo}. A refusal of a later device puts the earlier ones back, or detaches all when that is
+   * refused too (see {@link attached}). While {@link detach} holds no device is attached, only the address space changes. EFAULT also
+   * when memory of an entry was given back. DMA of these devices may fault while an IOMMU driver moves them; that of others does not.
+   * @throws TypeError or RangeError when `other` is no context of the same file and mode; HostError when it is closed.
+   */
+  attachTo(other: SharingContext): number {
+    this.#open('VFIO_DEVICE_ATTACH_IOMMUFD_PT');
+    const former = this.#space;
+    const next = this.#spaceOf(other);
+    if (next === former) return this.#attachment.again(former.id);
+    const errno = this.#attachment.move(next.id, former.id);
+    if (errno !== 0) return errno;
+    this.#space = this.#spaces.join(next);
+    this.#spaces.leave(former);
     return 0;
   }
 
-  /** VFIO_DEVICE_DETACH_IOMMUFD_PT for all devices: they are blocked, nothing is pinned, and the entries stay. */
-  detach(): void {
-    const native = this.#open('VFIO_DEVICE_DETACH_IOMMUFD_PT');
-    for (const each of this.#openDevices()) native.detach(each.native);
-    this.#attached = false;
+  /** See {@link SharingContext.attachAlone}; while {@link detach} holds no device is attached. */
+  attachAlone(): number {
+    this.#open('VFIO_DEVICE_ATTACH_IOMMUFD_PT');
+    const former = this.#space;
+    if (former.users === 1 && former.exists) return this.#attachment.again(former.id);
+    const { space, errno } = this.#spaces.take();
+    this.#space = space;
+    // Also where there is none: the kernel refuses that, and the devices are detached from what the others use.
+    const refused = this.#attachment.part(space.id);
+    this.#spaces.leave(former);
+    return errno === 0 ? refused : errno;
   }
 
-  /** A device that was closed is attached to nothing. */
-  #openDevices(): readonly BoundDevice[] {
-    return this.#bound.filter(({ device }) => !device.closed);
+  #spaceOf(other: unknown): AddressSpace {
+    if (typeof other !== 'object' || other === null || !isSharing(other as SharingContext)) {
+      throw new TypeError('other must be a SharingContext');
+    }
+    if (!(other instanceof IommufdContext) || other.#spaces !== this.#spaces) {
+      throw new RangeError('other must be a context of the same iommufd and mode');
+    }
+    other.#open('VFIO_DEVICE_ATTACH_IOMMUFD_PT');
+    return other.#space;
   }
 
   /** Another address space of the same file, which no device uses: holds memory for {@link IommufdIoas.copy}. */
   allocate(): IommufdIoas {
     const native = this.#open('IOMMU_IOAS_ALLOC');
-    return new IommufdIoas(
+    const vault = new AddressSpace(
       attempt(() => native.allocate(), refusedVerdict),
-      this.#open,
+      native,
     );
+    this.#vaults.set(vault.ioas, vault);
+    return vault.ioas;
   }
 
-  /** Removes an address space of {@link allocate}; returns 0 or errno. @throws RangeError for the one of the devices. */
+  /** Removes an address space of {@link allocate}; returns 0 or errno. @throws RangeError for any other one. */
   destroy(ioas: IommufdIoas): number {
     const native = this.#open('IOMMU_DESTROY');
     if (!(ioas instanceof IommufdIoas)) throw new TypeError('ioas must be an IommufdIoas');
-    if (ioas.id === this.ioas.id) throw new RangeError('ioas must not be the one of the devices');
-    return errnoOf(() => native.destroy(ioas.id));
+    const vault = this.#vaults.get(ioas);
+    if (vault === undefined) throw new RangeError('ioas must be of allocate() of this context, and not destroyed yet');
+    const errno = errnoOf(() => native.destroy(vault.id));
+    if (errno === 0) {
+      vault.end();
+      this.#vaults.delete(ioas);
+    }
+    return errno;
   }
 
   /**
@@ -200,11 +246,12 @@ export class IommufdContext implements HostContext {
     checkFrom(batch, from);
     checkBatch(batch, from);
     const { count, kind, iova, pages, va, rights, errno, done } = batch;
-    return native.run(this.ioas.id, this.mode === 'cut', from, count, kind, iova, pages, va, rights, errno, done);
+    return native.run(this.#space.id, this.mode === 'cut', from, count, kind, iova, pages, va, rights, errno, done);
   }
 
   unmapAll(): number {
-    return this.#open('unmapAll').unmap(this.ioas.id, 0n, U64_MAX).errno;
+    const native = this.#open('unmapAll');
+    return this.#space.exists ? native.unmap(this.#space.id, 0n, U64_MAX).errno : 0;
   }
 
   /** Infinity: iommufd has no limit of its own. */
@@ -233,7 +280,7 @@ export class IommufdContext implements HostContext {
   }
 
   /**
-   * VFIO_IOMMU_UNMAP_DMA on the iommufd file, in bytes: in mode `cut` entries are cut at both ends first.
+   * VFIO_IOMMU_UNMAP_DMA on {@link ioas}, in bytes: in mode `cut` entries are cut at both ends first.
    * @throws TypeError or RangeError when no u32 or u64 is given.
    */
   unmapDma(args: UnmapArguments): IoctlResult {
@@ -241,14 +288,22 @@ export class IommufdContext implements HostContext {
     const argsz = checkInteger('argsz', args.argsz ?? 24, 0, U32_MAX);
     const flags = checkInteger('flags', args.flags ?? 0, 0, U32_MAX);
     const iova = checkBigint('iova', args.iova, 0n, U64_MAX);
-    return native.unmapDma(argsz, flags, iova, checkBigint('size', args.size, 0n, U64_MAX));
+    return native.unmapDma(this.#space.id, argsz, flags, iova, checkBigint('size', args.size, 0n, U64_MAX));
   }
 
+  /** See {@link HostContext.close}; what other contexts use stays. The file closes with its last context. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
     for (const device of this.devices) device.close();
-    this.#native.close();
+    for (const vault of this.#vaults.values()) vault.discard();
+    this.#spaces.close(this.#space);
+    this.#file.close();
+  }
+
+  #open(syscall: string): NativeIommufd {
+    if (this.#closed) throw closedError(this.name, syscall);
+    return this.#native;
   }
 
   #attachEmpty(): void {
@@ -259,13 +314,15 @@ export class IommufdContext implements HostContext {
   }
 
   #readLimits(): HostLimits {
-    const { ranges, alignment } = attempt(() => this.#native.ranges(this.ioas.id), refusedVerdict);
+    const { ranges, alignment } = attempt(() => this.#native.ranges(this.#space.id), refusedVerdict);
     return Object.freeze({
       // The kernel tells the smallest page only, and takes every larger one.
       pageSizes: U64_MAX & ~(alignment - 1n),
       usableRanges: Object.freeze(rangesOf(ranges)),
       entryLimit: Infinity,
       windowPieces: 0,
+      ...(this.mmio ? {} : { mmio: false }),
+      ...(this.mode === 'cut' ? { cuts: true } : {}),
     });
   }
 }

@@ -114,8 +114,6 @@ export interface NativeIommufd {
   destroy(ioas: number): void;
   /** IOMMU_OPTION_HUGE_PAGES = 0. */
   smallPages(ioas: number): void;
-  /** IOMMU_VFIO_IOAS: makes it the target of {@link unmapDma}. */
-  select(ioas: number): void;
   ranges(ioas: number): NativeIovaRanges;
   /** Opens a file of /dev/vfio/devices and binds the device. */
   bind(path: string): NativeDevice;
@@ -129,7 +127,8 @@ export interface NativeIommufd {
   map(ioas: number, byFile: boolean, flags: number, va: bigint, length: bigint, iova: bigint): number;
   copy(ioas: number, source: number, flags: number, sourceIova: bigint, length: bigint, iova: bigint): number;
   unmap(ioas: number, iova: bigint, length: bigint): NativeIoctlResult;
-  unmapDma(argsz: number, flags: number, iova: bigint, size: bigint): NativeIoctlResult;
+  /** After IOMMU_VFIO_IOAS, where another address space was the target. */
+  unmapDma(ioas: number, argsz: number, flags: number, iova: bigint, size: bigint): NativeIoctlResult;
   /** Applies operations `from`..`count` of columns of a HostBatch; returns where it stopped. */
   run(
     ioas: number,

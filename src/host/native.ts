@@ -2,14 +2,14 @@
 // Not here: what is done with the addon (guest-ram.ts, vfio-type1.ts, vfio-device.ts).
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { Errno, HostError } from '../base/errors.ts';
 import type { NativeAddon } from './native-api.ts';
 
 /** What {@link NativeAddon.nativeApi} must return. */
-const NATIVE_API = 2;
+const NATIVE_API = 3;
 
 const BUILD = 'npm run build:native (needs Rust: https://rustup.rs)';
 /** The folder of this package, for src/host and for dist/host. */
@@ -83,6 +83,11 @@ export function nativeFailure(error: unknown): NativeFailure | undefined {
   if (!(error instanceof Error) || (error as NodeJS.ErrnoException).code !== 'ERR_NATIVE') return undefined;
   const match = /^(.*) (\d+)$/.exec(error.message);
   return match === null ? undefined : { call: match[1]!, errno: Number(match[2]) };
+}
+
+/** A path that means the same after the process has changed its folder. */
+export function absolutePath(path: string): string {
+  return resolve(path);
 }
 
 /** Text of a file of /proc or /sys without its last line feed; undefined when it cannot be read. */

@@ -1,6 +1,6 @@
 // Opens the host context of a group with the better of the two kernel interfaces: iommufd where it can be used (no limit
 // of entries), else VFIO type1. Not here: the contexts themselves, and what a refusal means (refusals.ts).
-import { checkFunction, checkInteger, checkOneOf, checkOptions } from '../base/check.ts';
+import { checkBoolean, checkFunction, checkInteger, checkOneOf, checkOptions } from '../base/check.ts';
 import type { HostErrorCode } from '../base/errors.ts';
 import { HostError, isHostError } from '../base/errors.ts';
 import { checkDevice, findGroup } from './reserved.ts';
@@ -33,6 +33,8 @@ export interface OpenHostOptions {
   readonly mode?: 'large' | 'cut';
   /** Iommufd only: see `IommufdOptions.accounting`. */
   readonly accounting?: 'user' | 'process';
+  /** Iommufd only: see `IommufdOptions.share`. */
+  readonly share?: boolean;
   /** Root of sysfs, default `/sys`. */
   readonly sysfs?: string;
   /** Root of the device files, default `/dev`. */
@@ -64,6 +66,7 @@ const OPTIONS = [
   'windowPieces',
   'mode',
   'accounting',
+  'share',
   'sysfs',
   'dev',
   'onChoice',
@@ -159,6 +162,7 @@ function checkOpen(options: OpenHostOptions): {
   if (options.windowPieces !== undefined) checkInteger('options.windowPieces', options.windowPieces, 0, 2 ** 31 - 1);
   if (options.mode !== undefined) checkOneOf('options.mode', options.mode, ['large', 'cut']);
   if (options.accounting !== undefined) checkOneOf('options.accounting', options.accounting, ['user', 'process']);
+  if (options.share !== undefined) checkBoolean('options.share', options.share);
   if (sysfs !== undefined && typeof sysfs !== 'string') throw new TypeError('options.sysfs must be a string');
   if (dev !== undefined && typeof dev !== 'string') throw new TypeError('options.dev must be a string');
   if (onChoice !== undefined) checkFunction('options.onChoice', onChoice);

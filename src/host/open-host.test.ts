@@ -155,6 +155,7 @@ describe('wrong options', () => {
     [{ group: 7, backend: 'vfio' }, /options\.backend/],
     [{ group: 7, mode: 'small' }, /options\.mode/],
     [{ group: 7, accounting: 'thread' }, /options\.accounting/],
+    [{ group: 7, share: 'no' }, /options\.share/],
     [{ group: 7, windowPieces: -1 }, /options\.windowPieces/],
     [{ group: 7, devices: '0000:01:00.0' }, /options\.devices must be an array/],
     [{ group: 7, devices: ['x'] }, /options\.devices\[0\]/],

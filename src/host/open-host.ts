@@ -17,11 +17,12 @@ export function openHostContext(options: OpenHostOptions): VfioType1Context | Io
   return openWith(options, {
     iommufdLack: () => iommufdLack(options.dev),
     iommufd: (target) => {
-      const { mode, accounting, dev } = options;
+      const { mode, accounting, share, dev } = options;
       return IommufdContext.open({
         ...target,
         ...(mode === undefined ? {} : { mode }),
         ...(accounting === undefined ? {} : { accounting }),
+        ...(share === undefined ? {} : { share }),
         ...(dev === undefined ? {} : { deviceFolder: dev }),
       });
     },

@@ -61,12 +61,6 @@ impl NativeIommufd {
         Ok(self.file()?.small_pages(ioas)?)
     }
 
-    /// Has `unmap_dma` change this address space.
-    #[napi]
-    pub fn select(&mut self, ioas: u32) -> Result<()> {
-        Ok(self.file()?.select(ioas)?)
-    }
-
     #[napi]
     pub fn ranges(&mut self, ioas: u32) -> Result<NativeIovaRanges> {
         let found = self.file()?.ranges(ioas)?;
@@ -155,17 +149,18 @@ impl NativeIommufd {
         Ok(NativeIoctlResult { errno, size: BigInt::from(size) })
     }
 
-    /// VFIO_IOMMU_UNMAP_DMA on this file.
+    /// VFIO_IOMMU_UNMAP_DMA on an address space.
     #[napi]
     pub fn unmap_dma(
         &mut self,
+        ioas: u32,
         argsz: u32,
         flags: u32,
         iova: BigInt,
         size: BigInt,
     ) -> Result<NativeIoctlResult> {
         let (iova, size) = (u64_of(&iova)?, u64_of(&size)?);
-        let (errno, size) = self.file()?.unmap_dma(argsz, flags, iova, size);
+        let (errno, size) = self.file()?.unmap_dma(ioas, argsz, flags, iova, size);
         Ok(NativeIoctlResult { errno, size: BigInt::from(size) })
     }
 

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 /// Raised whenever JavaScript and this library have to change together; the loading side compares it.
 #[napi]
 pub fn native_api() -> u32 {
-    2
+    3
 }
 
 /// `code` of an exception that carries a {@link Failure}; its message is `<call> <errno>`.

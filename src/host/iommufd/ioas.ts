@@ -8,7 +8,7 @@ import type { IoctlResult } from '../simulated/type1-rules.ts';
 
 /** struct iommu_ioas_copy. */
 export interface IoasCopy {
-  /** The address space that is read, of the same file. */
+  /** The address space that is read, of the same file: of this context, or of one that shares its file. */
   readonly source: IommufdIoas;
   /** IOMMU_IOAS_MAP_* bits. */
   readonly flags: number;
@@ -20,15 +20,20 @@ export interface IoasCopy {
 
 const ANY_RIGHT = IoasFlag.readable | IoasFlag.writeable;
 
-/** An address space. Areas of one that no device is attached to are not pinned: a "vault" for copies. */
+/**
+ * An address space. Areas of one that no device is attached to are not pinned: a "vault" for copies. After it was destroyed, or
+ * no context uses it any more, its calls throw a HostError `ERR_VIOMMU_HOST_CLOSED`.
+ */
 export class IommufdIoas {
   readonly id: number;
-  readonly #open: (syscall: string) => NativeIommufd;
+  readonly #native: NativeIommufd;
+  readonly #check: (syscall: string) => void;
 
-  /** Made by a context. `open` gives the file, or throws when it is closed. */
-  constructor(id: number, open: (syscall: string) => NativeIommufd) {
+  /** Made by a context. `check` throws when the address space is no more. */
+  constructor(id: number, native: NativeIommufd, check: (syscall: string) => void) {
     this.id = id;
-    this.#open = open;
+    this.#native = native;
+    this.#check = check;
   }
 
   /** Number of areas: what this process has mapped and not unmapped, and each part of a cut one. */
@@ -64,7 +69,8 @@ export class IommufdIoas {
     const native = this.#open('IOMMU_IOAS_COPY');
     const { source } = args;
     if (!(source instanceof IommufdIoas)) throw new TypeError('source must be an IommufdIoas');
-    if (source.#open !== this.#open) throw new RangeError('source must belong to the same file');
+    if (source.#native !== this.#native) throw new RangeError('source must belong to the same file');
+    source.#open('IOMMU_IOAS_COPY');
     const flags = checkFlags(args.flags);
     const sourceIova = checkBigint('sourceIova', args.sourceIova, 0n, U64_MAX);
     const length = checkBigint('length', args.length, 0n, U64_MAX);
@@ -80,6 +86,11 @@ export class IommufdIoas {
     const native = this.#open('IOMMU_IOAS_UNMAP');
     const iova = checkBigint('iova', args.iova, 0n, U64_MAX);
     return native.unmap(this.id, iova, checkBigint('length', args.length, 0n, U64_MAX));
+  }
+
+  #open(syscall: string): NativeIommufd {
+    this.#check(syscall);
+    return this.#native;
   }
 }
 

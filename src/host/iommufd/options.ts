@@ -23,6 +23,11 @@ export interface IommufdOptions {
   readonly accounting?: 'user' | 'process';
   /** Attach the devices at once, default true; see `IommufdContext.attach`. */
   readonly attached?: boolean;
+  /**
+   * Use the iommufd that other contexts of the same device folder and accounting have, default true: only then devices can use
+   * one address space (`IommufdContext.attachTo`). False: a file of its own.
+   */
+  readonly share?: boolean;
   /** Folder of the device files, default `/dev`. */
   readonly deviceFolder?: string;
   /** Root of sysfs, default `/sys`. */
@@ -36,11 +41,12 @@ export interface CheckedIommufdOptions {
   readonly mode: IommufdMode;
   readonly perProcess: boolean;
   readonly attached: boolean;
+  readonly share: boolean;
   readonly folder: string;
   readonly sysfs: string;
 }
 
-const NAMES = ['group', 'devices', 'mode', 'accounting', 'attached', 'deviceFolder', 'sysfs'];
+const NAMES = ['group', 'devices', 'mode', 'accounting', 'attached', 'share', 'deviceFolder', 'sysfs'];
 const FUNCTION = /^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/;
 
 /** @throws TypeError or RangeError that names the wrong option. */
@@ -56,6 +62,7 @@ export function checkIommufdOptions(options: IommufdOptions): CheckedIommufdOpti
     mode: checkOneOf('options.mode', options.mode ?? 'large', ['large', 'cut']),
     perProcess: checkOneOf('options.accounting', options.accounting ?? 'user', ['user', 'process']) === 'process',
     attached: checkBoolean('options.attached', options.attached ?? true),
+    share: checkBoolean('options.share', options.share ?? true),
     folder: deviceFolder,
     sysfs,
   };

@@ -78,6 +78,8 @@ export interface IommufdContextOptions
   readonly mode?: IommufdMode;
   /** Whether the devices are attached at once, default true; else nothing is pinned before attach(). */
   readonly attached?: boolean;
+  /** Whether the iommufd file is the one of the host's other contexts, default true; false: a file of its own. */
+  readonly share?: boolean;
 }
 
 /** Usable ranges of VT-d with 47 address bits (first-level tables of a 48-bit unit). */
@@ -115,11 +117,13 @@ export function checkHostNames(options: SimulatedHostOptions): void {
 
 /** The flavour of a context; @throws TypeError or RangeError for a wrong one, or for an option that it does not have. */
 export function checkFlavour(options: ContextOptions | IommufdContextOptions): 'type1' | 'iommufd' {
-  const names = [...LIMIT_OPTIONS, ...GROUP_OPTIONS, 'mode', 'attached', 'mediated'];
+  const names = [...LIMIT_OPTIONS, ...GROUP_OPTIONS, 'mode', 'attached', 'share', 'mediated'];
   checkOptions('options', options, names);
   const flavour = checkOneOf('flavour', options.flavour ?? 'type1', ['type1', 'iommufd']);
   const foreign =
-    flavour === 'type1' ? ['mode', 'attached'] : ['entryLimit', 'entriesLeftOffset', 'windowPieces', 'mediated'];
+    flavour === 'type1'
+      ? ['mode', 'attached', 'share']
+      : ['entryLimit', 'entriesLeftOffset', 'windowPieces', 'mediated'];
   checkOptions(
     'options',
     options,

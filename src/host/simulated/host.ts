@@ -17,6 +17,7 @@ import {
   checkLimits,
   checkMediated,
 } from './host-options.ts';
+import type { IommufdFile, IommufdMode } from './iommufd-context.ts';
 import { SimulatedIommufdContext } from './iommufd-context.ts';
 import type { OperationObserver } from './machine.ts';
 import { Machine } from './machine.ts';
@@ -37,6 +38,8 @@ export class SimulatedHost {
   readonly #contexts = new Map<number, SimulatedType1Context | SimulatedIommufdContext>();
   readonly #devices = new Map<number, SimulatedDevice>();
   readonly #groupOf = new Map<number, number>();
+  /** The iommufd file that contexts share. */
+  readonly #file = newFile();
 
   /** @throws TypeError or RangeError that names the wrong option. */
   constructor(options: SimulatedHostOptions = {}) {
@@ -73,6 +76,7 @@ export class SimulatedHost {
 
   /**
    * Opens a group in a container, or attaches it to an IOAS (`flavour: 'iommufd'`), of its own; the limits are sampled now.
+   * Contexts of iommufd with one mode can use each other's IOAS later on, unless `share` is false.
    * @throws TypeError or RangeError for wrong options; HostError ERR_VIOMMU_HOST_UNAVAILABLE with EBUSY when the
    * group is open already, with ENOENT when the kernel has no iommufd.
    */
@@ -85,13 +89,13 @@ export class SimulatedHost {
     const busMaster = checkBoolean('busMaster', options.busMaster ?? true);
     const mediated = checkMediated(options);
     const checked = checkLimits(options, this.#defaults);
-    const iommufd = options.flavour === 'iommufd' ? checkIommufd(options) : undefined;
+    const iommufd = options.flavour === 'iommufd' ? checkIommufd(options, this.#file) : undefined;
     this.#checkEndpoints(group, options.endpoints);
     if (this.#contexts.has(group)) throw unavailable(`group ${group} is already open`, Errno.EBUSY);
     if (iommufd !== undefined && checked.kernel === '6.1') throw unavailable('kernel 6.1 has no iommufd', Errno.ENOENT);
     const settings = {
       ...checked,
-      limits: contextLimits(checked, iommufd !== undefined, mediated),
+      limits: contextLimits(checked, iommufd?.mode, mediated),
       group,
       devices: options.endpoints.map((endpoint) => this.#addDevice(endpoint, group, busMaster)),
       onClose: () => this.#contexts.delete(group),
@@ -126,8 +130,8 @@ export class SimulatedHost {
 
   /**
    * Plans that the `n`-th host operation from now (1 = the next one) fails with `errno` and changes nothing; maps, gathers
-   * and unmaps of a batch, windows that are built, unmapAll, clearBusMaster and resetDevices count one each; `selection`
-   * narrows what counts. A gather that fails drops its window like every other.
+   * and unmaps of a batch, windows that are built, unmapAll, clearBusMaster, resetDevices and calls that attach devices (also
+   * attachTo and attachAlone) count one each; `selection` narrows what counts. A gather that fails drops its window like every other.
    */
   failAt(n: number, errno: number, selection: FaultSelection = {}): void {
     this.#machine.faults.failAt(n, errno, selection);
@@ -174,19 +178,34 @@ export class SimulatedHost {
   }
 }
 
-function contextLimits(options: Required<HostLimitOptions>, iommufd: boolean, mediated: boolean): HostLimits {
+function contextLimits(
+  options: Required<HostLimitOptions>,
+  mode: IommufdMode | undefined,
+  mediated: boolean,
+): HostLimits {
+  const iommufd = mode !== undefined;
   return {
     pageSizes: options.pageSizes,
     usableRanges: mediated ? EVERY_IOVA : options.usableRanges,
     entryLimit: iommufd ? Infinity : options.entryLimit,
     windowPieces: iommufd || mediated ? 0 : options.windowPieces,
+    ...(iommufd ? { mmio: false } : {}),
+    ...(mode === 'cut' ? { cuts: true } : {}),
   };
 }
 
-function checkIommufd({ mode, attached }: IommufdContextOptions): { mode: 'large' | 'cut'; attached: boolean } {
+function newFile(): IommufdFile {
+  return { large: {}, cut: {} };
+}
+
+function checkIommufd(
+  { mode, attached, share }: IommufdContextOptions,
+  file: IommufdFile,
+): { mode: IommufdMode; attached: boolean; file: IommufdFile } {
   return {
     mode: checkOneOf('mode', mode ?? 'large', ['large', 'cut']),
     attached: checkBoolean('attached', attached ?? true),
+    file: checkBoolean('share', share ?? true) ? file : newFile(),
   };
 }
 

@@ -18,6 +18,8 @@ export type IoasName = 'device' | 'vault';
 
 interface Outcome {
   readonly errno: Expected;
+  /** Whose IOAS is acted on, and who attaches and detaches; default the first context, in cases with a second one. */
+  readonly on?: 'second';
   /** The refusal is not atomic: areas were removed, or cut, before it. */
   readonly partial?: boolean;
 }
@@ -42,12 +44,20 @@ export type IommufdStep = Outcome &
       }
     | { readonly call: 'attach' }
     | { readonly call: 'detach' }
+    /** The second context attaches to the IOAS of the first: attachTo(). */
+    | { readonly call: 'join' }
+    /** The second context attaches to an IOAS of its own: attachAlone(). */
+    | { readonly call: 'part' }
+    /** The first context does. */
+    | { readonly call: 'leave' }
   );
 
 /** Calls on fresh IOAS; the devices are attached unless `attached` is false. */
 export interface IommufdCase {
   readonly title: string;
   readonly mode?: IommufdMode;
+  /** A second context of another group, on the same file and in the same mode, attached to a fresh IOAS of its own. */
+  readonly second?: true;
   readonly attached?: boolean;
   /** For hosts that take no I/O virtual address from 2^48 on. */
   readonly limited?: true;
@@ -56,13 +66,14 @@ export interface IommufdCase {
   readonly steps: readonly IommufdStep[];
   /** Areas of the device's IOAS after the last step. */
   readonly areas: number;
+  /** Those of the IOAS that the second context uses then. */
+  readonly secondAreas?: number;
   /** Pages locked for the user after the last step. */
   readonly locked?: number;
 }
 
-/** Fresh IOAS of an implementation under test. */
-export interface IommufdBench {
-  readonly kernel: IommufdKernel;
+/** One context of an implementation under test: what it does to the IOAS that it uses at the moment. */
+export interface IommufdSide {
   map(ioas: IoasName, args: IoasMapArguments): IoctlResult;
   unmap(args: IoasUnmapArguments): IoctlResult;
   unmapDma(args: UnmapArguments): IoctlResult;
@@ -71,6 +82,17 @@ export interface IommufdBench {
   attach(): number;
   detach(): void;
   areas(): number;
+}
+
+/** Fresh IOAS of an implementation under test; the bench itself is the first context. */
+export interface IommufdBench extends IommufdSide {
+  readonly kernel: IommufdKernel;
+  /** In cases with two contexts. */
+  readonly second?: IommufdSide | undefined;
+  /** Calls of cases with two contexts. */
+  join(): number;
+  part(): number;
+  leave(): number;
   locked(): number;
   /** First address of a buffer. */
   address(buffer: BufferName): bigint;
@@ -95,6 +117,11 @@ export function runIommufdCase(testCase: IommufdCase, bench: IommufdBench): stri
   });
   const areas = bench.areas();
   if (areas !== testCase.areas) wrong.push(`${areas} areas at the end instead of ${testCase.areas}`);
+  const { secondAreas } = testCase;
+  const found = bench.second?.areas();
+  if (secondAreas !== undefined && found !== secondAreas) {
+    wrong.push(`${found} areas of the second at the end instead of ${secondAreas}`);
+  }
   const locked = bench.locked();
   if (locked !== (testCase.locked ?? locked)) wrong.push(`${locked} pages locked instead of ${testCase.locked ?? 0}`);
   return wrong;
@@ -107,25 +134,28 @@ function nameOf(errno: number): string {
 /** The size field that the call leaves. */
 function sizeAfter(step: IommufdStep): bigint {
   if (step.call === 'unmap' || step.call === 'unmapDma') return step.done;
-  return step.call === 'attach' || step.call === 'detach' ? 0n : step.length;
+  return 'length' in step ? step.length : 0n;
 }
 
 function runStep(step: IommufdStep, bench: IommufdBench): IoctlResult {
+  const side = step.on === 'second' ? bench.second! : bench;
   switch (step.call) {
     case 'map': {
       const userVa = bench.address(step.buffer) + step.offset;
-      return bench.map(step.ioas, { flags: step.flags, iova: step.iova, length: step.length, userVa });
+      return side.map(step.ioas, { flags: step.flags, iova: step.iova, length: step.length, userVa });
     }
     case 'unmap':
-      return bench.unmap(step);
+      return side.unmap(step);
     case 'unmapDma':
-      return bench.unmapDma(step);
+      return side.unmapDma(step);
     case 'copy':
-      return bench.copy(step);
+      return side.copy(step);
     case 'attach':
-      return { errno: bench.attach(), size: 0n };
+      return { errno: side.attach(), size: 0n };
     case 'detach':
-      bench.detach();
+      side.detach();
       return { errno: 0, size: 0n };
+    default:
+      return { errno: bench[step.call](), size: 0n };
   }
 }

@@ -1,61 +1,33 @@
 // The rules of an iommufd IOAS as data: calls in order and the errno of each, for any implementation.
 // The same list can run against the simulated host and against a real kernel. Bytes as bigint; sizes, not ends.
 import { Errno } from '../../base/errors.ts';
-import type { Expected, IommufdCase, IommufdStep } from './iommufd-case.ts';
+import type { IommufdCase } from './iommufd-case.ts';
 import { IoasFlag } from './iommufd-rules.ts';
+import { SHARING_CASES } from './iommufd-sharing-cases.ts';
+import {
+  READ,
+  READ_WRITE,
+  attach,
+  copy,
+  cut,
+  detach,
+  keep,
+  lazy,
+  limited,
+  map,
+  one,
+  unmap,
+  unmapDma,
+} from './iommufd-steps.ts';
 import { UnmapFlag } from './type1-rules.ts';
 
 const K4 = 0x1000n;
 const M2 = 0x20_0000n;
 const U64 = (1n << 64n) - 1n;
 const TOP = (1n << 64n) - K4;
-const R = IoasFlag.fixed | IoasFlag.readable;
-const RW = R | IoasFlag.writeable;
+const R = READ;
+const RW = READ_WRITE;
 const { EINVAL, EEXIST, EFAULT, ENOMEM, ENOENT, EOVERFLOW, EOPNOTSUPP, EADDRINUSE, EPERM } = Errno;
-
-type MapStep = Extract<IommufdStep, { call: 'map' }>;
-
-function map(iova: bigint, length: bigint, errno: Expected = 0, more: Partial<MapStep> = {}): IommufdStep {
-  return { call: 'map', ioas: 'device', iova, length, flags: RW, buffer: 'ram', offset: 0n, errno, ...more };
-}
-
-function keep(iova: bigint, length: bigint, more: Partial<MapStep> = {}): IommufdStep {
-  return map(iova, length, 0, { ioas: 'vault', ...more });
-}
-
-function unmap(iova: bigint, length: bigint, errno: number, done = length, partial = false): IommufdStep {
-  return { call: 'unmap', iova, length, errno, done: errno === 0 ? done : length, partial };
-}
-
-function unmapDma(iova: bigint, size: bigint, errno: number, done: bigint, more: object = {}): IommufdStep {
-  return { call: 'unmapDma', iova, size, errno, done, ...more };
-}
-
-function copy(sourceIova: bigint, iova: bigint, length: bigint, errno = 0, flags = RW): IommufdStep {
-  return { call: 'copy', sourceIova, iova, length, flags, errno };
-}
-
-function attach(errno = 0): IommufdStep {
-  return { call: 'attach', errno };
-}
-
-const detach: IommufdStep = { call: 'detach', errno: 0 };
-
-function one(title: string, areas: number, ...steps: IommufdStep[]): IommufdCase {
-  return { title, areas, steps };
-}
-
-function cut(title: string, areas: number, ...steps: IommufdStep[]): IommufdCase {
-  return { title, areas, steps, mode: 'cut' };
-}
-
-function limited(testCase: IommufdCase): IommufdCase {
-  return { ...testCase, limited: true };
-}
-
-function lazy(title: string, areas: number, ...steps: IommufdStep[]): IommufdCase {
-  return { title, areas, steps, attached: false, locked: 0 };
-}
 
 const MAP_ARGUMENTS: readonly IommufdCase[] = [
   one('map: unknown flag', 0, map(0n, K4, EOPNOTSUPP, { flags: RW | 8 }), map(0n, K4, EOPNOTSUPP, { flags: 8 })),
@@ -323,4 +295,5 @@ export const IOMMUFD_CASES: readonly IommufdCase[] = [
   ...UNMAP_DMA,
   ...LAZY,
   ...COPY,
+  ...SHARING_CASES,
 ];

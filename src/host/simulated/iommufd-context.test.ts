@@ -5,7 +5,7 @@ import { Errno, HostError } from '../../base/errors.ts';
 import { HOST_MMIO, HostBatch } from '../context.ts';
 import type { IommufdContextOptions, SimulatedHostOptions } from './host.ts';
 import { SimulatedHost } from './host.ts';
-import type { IommufdBench, IommufdCase, IommufdKernel } from './iommufd-case.ts';
+import type { IommufdBench, IommufdCase, IommufdKernel, IommufdSide } from './iommufd-case.ts';
 import { runIommufdCase } from './iommufd-case.ts';
 import { IOMMUFD_CASES } from './iommufd-cases.ts';
 import type { SimulatedIommufdContext } from './iommufd-context.ts';
@@ -46,12 +46,25 @@ function unmap(context: AnyContext, iova: number, pages: number): [errno: number
   return [batch.errno[0]!, batch.done[0]!];
 }
 
+function side(context: SimulatedIommufdContext, vault: SimulatedIommufdContext): IommufdSide {
+  return {
+    map: (ioas, args) => (ioas === 'vault' ? vault : context).ioasMap(args),
+    unmap: (args) => context.ioasUnmap(args),
+    unmapDma: (args) => context.unmapDma(args),
+    copy: (args) => context.ioasCopy({ source: vault, ...args }),
+    attach: () => context.attach(),
+    detach: () => context.detach(),
+    areas: () => context.stats().entries,
+  };
+}
+
 function simulatedBench(testCase: IommufdCase, kernel: IommufdKernel): IommufdBench {
   const host = new SimulatedHost({ kernel, memlockLimit: testCase.memlock ?? Infinity });
   const space = host.addressSpace;
   const { mode = 'large', attached = true } = testCase;
   const context = host.createContext({ group: 1, endpoints: [1], flavour: 'iommufd', mode, attached });
   const vault = host.createContext({ group: 2, endpoints: [2], flavour: 'iommufd', attached: false });
+  const second = host.createContext({ group: 3, endpoints: [3], flavour: 'iommufd', mode });
   const holed = space.mmap({ length: 16n * K4, kind: 'memfd' }).hva;
   space.munmap(holed + K4, K4);
   const addresses: Record<BufferName, bigint> = {
@@ -65,23 +78,22 @@ function simulatedBench(testCase: IommufdCase, kernel: IommufdKernel): IommufdBe
   };
   return {
     kernel,
-    map: (ioas, args) => (ioas === 'vault' ? vault : context).ioasMap(args),
-    unmap: (args) => context.ioasUnmap(args),
-    unmapDma: (args) => context.unmapDma(args),
-    copy: (args) => context.ioasCopy({ source: vault, ...args }),
-    attach: () => context.attach(),
-    detach: () => context.detach(),
-    areas: () => context.stats().entries,
+    ...side(context, vault),
+    second: testCase.second === true ? side(second, vault) : undefined,
+    join: () => second.attachTo(context),
+    part: () => second.attachAlone(),
+    leave: () => context.attachAlone(),
     locked: () => host.lockedPages,
     address: (buffer) => addresses[buffer],
     snapshot: () =>
       JSON.stringify([
-        context.entries(),
-        vault.entries(),
-        context.prober(1).reachable(),
-        context.attached,
-        context.stats().pinnedPages,
-        [...context.stats().ioptes].map(([size, count]) => [Number(size), count]),
+        [context, second, vault].map((each) => [
+          each.entries(),
+          each.prober(each.group).reachable(),
+          each.attached,
+          each.stats().pinnedPages,
+          [...each.stats().ioptes].map(([size, count]) => [Number(size), count]),
+        ]),
         host.lockedPages,
       ]),
   };
@@ -113,6 +125,30 @@ describe('errno tables', () => {
       'step 3 (unmap): size 0x1000 instead of 0x2000',
       '0 areas at the end instead of 2',
       '0 pages locked instead of 2',
+    ]);
+  });
+
+  it('has a runner that can fail with two groups', () => {
+    const step = { call: 'map', ioas: 'device', flags: FIXED_RW, length: K4, buffer: 'ram', offset: 0n } as const;
+    const wrong: IommufdCase = {
+      title: '',
+      second: true,
+      areas: 2,
+      secondAreas: 2,
+      steps: [
+        { ...step, iova: 0n, errno: 0, on: 'second' },
+        { ...step, iova: 0n, errno: Errno.EEXIST },
+        { call: 'join', errno: Errno.EADDRINUSE },
+        { call: 'detach', errno: 0, on: 'second' },
+        { call: 'part', errno: 0 },
+        { call: 'leave', errno: 0 },
+      ],
+    };
+    expect(runIommufdCase(wrong, simulatedBench(wrong, '7.2'))).toEqual([
+      'step 1 (map): success instead of EEXIST',
+      'step 2 (join): success instead of EADDRINUSE',
+      '1 areas at the end instead of 2',
+      '0 areas of the second at the end instead of 2',
     ]);
   });
 

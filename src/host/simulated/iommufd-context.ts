@@ -1,18 +1,17 @@
-// SimulatedIommufdContext: one group's attachment to an IOAS of its own, with the kernel's errno, order of checks,
-// non-atomic unmap, lazy pinning and accounting. An entry of a context is an area (struct iopt_area) here.
-// Not here: argument checks (iommufd-rules.ts), who pins what (iopt-pages.ts), shared parts (simulated-context.ts).
+// SimulatedIommufdContext: one group's attachment to an IOAS, its own or one that other groups use too, with the kernel's
+// errno, order of checks and non-atomic unmap. An entry of a context is an area (struct iopt_area) of the IOAS used now.
+// Not here: argument checks (iommufd-rules.ts), the IOAS itself (iommufd-ioas.ts), shared parts (simulated-context.ts).
 // Unit: 4 KiB page numbers, ends exclusive; the byte-level entry points take bigint bytes.
 import { U32_MAX, U64_MAX, checkBigint, checkInteger } from '../../base/check.ts';
 import { Errno } from '../../base/errors.ts';
-import { HostRight } from '../context.ts';
-import type { AreaSlice, AreaSource } from './area-table.ts';
-import { AreaTable } from './area-table.ts';
+import type { IntervalTable } from '../../intervals/table.ts';
+import type { SharingContext } from '../context.ts';
+import { HostRight, isSharing } from '../context.ts';
+import type { IoasUser } from './iommufd-ioas.ts';
+import { SimulatedIoas } from './iommufd-ioas.ts';
 import type { IoasMapArguments, IoasUnmapArguments } from './iommufd-rules.ts';
 import { IommufdRules, checkIoasFlags, rightsOf } from './iommufd-rules.ts';
-import { IoPageTable } from './io-page-table.ts';
-import { IoptPages } from './iopt-pages.ts';
 import type { Machine } from './machine.ts';
-import { PinList } from './pin-list.ts';
 import type { ContextSettings } from './simulated-context.ts';
 import { SimulatedContext, toPages } from './simulated-context.ts';
 import type { IoctlResult, UnmapArguments } from './type1-rules.ts';
@@ -25,15 +24,19 @@ import { PAGE_END, UnmapFlag } from './type1-rules.ts';
  */
 export type IommufdMode = 'large' | 'cut';
 
+/** An open /dev/iommu: what the contexts of each mode have as {@link SharingContext.spaces}. */
+export type IommufdFile = Readonly<Record<IommufdMode, object>>;
+
 /** Checked options of an attachment, all present. */
 export interface IommufdSettings extends ContextSettings {
   readonly mode: IommufdMode;
   readonly attached: boolean;
+  readonly file: IommufdFile;
 }
 
 /** struct iommu_ioas_copy. */
 export interface IoasCopyArguments {
-  /** The context whose IOAS is read; may be the same. */
+  /** The context whose IOAS is read, of the same iommufd file and any mode; may be the same. */
   readonly source: SimulatedIommufdContext;
   /** {@link IoasFlag} bits; `fixed` must be among them. */
   readonly flags: number;
@@ -43,26 +46,48 @@ export interface IoasCopyArguments {
   readonly length: bigint;
 }
 
-/** A simulated attachment of one group to an IOAS; {@link limits} are those of the group, attached or not. */
-export class SimulatedIommufdContext extends SimulatedContext {
+/** The syscall that errors of the calls that attach name. */
+const ATTACH = 'VFIO_DEVICE_ATTACH_IOMMUFD_PT';
+
+/**
+ * A simulated attachment of one group to an IOAS; {@link limits} are those of the group, attached or not. Entries, pinned pages
+ * and IOPTEs are those of the IOAS that it uses now, which other contexts may use and change as well.
+ */
+export class SimulatedIommufdContext extends SimulatedContext implements SharingContext {
   readonly flavour = 'iommufd';
   readonly mode: IommufdMode;
+  /** See {@link SharingContext.spaces}. */
+  readonly spaces: object;
+  readonly #file: IommufdFile;
   readonly #rules: IommufdRules;
-  readonly #memlockLimit: number;
-  readonly #areas = new AreaTable(this.live);
+  readonly #user: IoasUser;
+  #ioas: SimulatedIoas;
+  /** Told to be attached, which after a refusal is not the same as {@link attached}. */
+  #wanted: boolean;
   #attached = false;
 
   constructor(machine: Machine, settings: IommufdSettings) {
+    super('iommufd', machine, settings);
     const { pageSizes, usableRanges } = settings.limits;
-    const ioptes = settings.mode === 'cut' ? pageSizes & -pageSizes : pageSizes;
-    super('iommufd', machine, settings, new IoPageTable(ioptes, settings.writeOnlyReadable));
     this.mode = settings.mode;
+    this.spaces = settings.file[settings.mode];
+    this.#file = settings.file;
     this.#rules = new IommufdRules(settings.kernel, pageSizes, usableRanges);
-    this.#memlockLimit = settings.memlockLimit;
-    if (settings.attached) this.#setAttached(true);
+    this.#user = {
+      rules: this.#rules,
+      ioptes: settings.mode === 'cut' ? pageSizes & -pageSizes : pageSizes,
+      writeOnlyReadable: settings.writeOnlyReadable,
+      memlockLimit: settings.memlockLimit,
+      seeAreas: (count) => this.seeEntries(count),
+    };
+    this.#ioas = this.#newIoas();
+    this.#ioas.join(this.#user);
+    this.#wanted = settings.attached;
+    if (settings.attached) this.#ioas.attach(this.#user, false);
+    this.#setAttached(settings.attached);
   }
 
-  /** Whether the devices are attached: only then areas are pinned and reach the devices. */
+  /** Whether the devices are attached: only then areas are pinned for them and reach them. */
   get attached(): boolean {
     return this.#attached;
   }
@@ -74,26 +99,58 @@ export class SimulatedIommufdContext extends SimulatedContext {
   }
 
   /**
-   * VFIO_DEVICE_ATTACH_IOMMUFD_PT for all devices: pins and maps every area. Returns 0, EADDRINUSE (an area is outside the
-   * usable ranges or not aligned), EFAULT or ENOMEM; then nothing is attached or pinned. OK when attached.
+   * VFIO_DEVICE_ATTACH_IOMMUFD_PT for all devices: pins and maps every area, unless a group is attached already. Returns 0,
+   * EADDRINUSE (an area is outside the usable ranges or not aligned), EFAULT or ENOMEM; then nothing has changed. OK when attached.
    */
   attach(): number {
-    this.enter('VFIO_DEVICE_ATTACH_IOMMUFD_PT');
-    let errno = this.begin('attach');
-    if (errno === 0 && !this.#attached) {
-      errno = this.#checkAreas() || this.#fillAll();
-      if (errno === 0) this.#setAttached(true);
-    }
+    this.enter(ATTACH);
+    const errno = this.#attached ? this.begin('attach') : this.#tryAttach(this.#ioas);
+    if (errno === 0) this.#wanted = true;
+    if (errno === 0) this.#setAttached(true);
     this.end('attach', 0, 0, errno);
     return errno;
   }
 
-  /** VFIO_DEVICE_DETACH_IOMMUFD_PT for all devices: they are blocked, nothing is pinned, and the areas stay. */
+  /** VFIO_DEVICE_DETACH_IOMMUFD_PT for all devices: they are blocked, and the areas stay, pinned only for other groups. */
   detach(): void {
     this.enter('VFIO_DEVICE_DETACH_IOMMUFD_PT');
+    this.#wanted = false;
     if (!this.#attached) return;
+    this.#ioas.detach(this.#user);
     this.#setAttached(false);
-    this.#unfillAll(PAGE_END);
+  }
+
+  /**
+   * See {@link SharingContext.attachTo}; EFAULT and ENOMEM only when no group is attached to the other IOAS yet. Devices that
+   * are to stay detached stay so, and those that a refused {@link attachAlone} left detached are attached. An injected
+   * failure counts as `attach`, of which there is none when nothing has to be attached.
+   * @throws TypeError when `other` is no such context, RangeError when it has other {@link spaces}.
+   */
+  attachTo(other: SharingContext): number {
+    const source = this.#checkOther(other);
+    source.checkOpen(ATTACH);
+    this.enter(ATTACH);
+    const ioas = source.#ioas;
+    if (ioas === this.#ioas) return this.#attachAgain();
+    if (!this.#wanted) return this.#use(ioas);
+    const errno = this.#tryAttach(ioas);
+    if (errno === 0) this.#use(ioas);
+    if (errno === 0) this.#setAttached(true);
+    this.end('attach', 0, 0, errno);
+    return errno;
+  }
+
+  /** See {@link SharingContext.attachAlone}; counts as {@link attachTo} does. After a refusal the empty IOAS is used all the same. */
+  attachAlone(): number {
+    this.enter(ATTACH);
+    if (this.#ioas.userCount === 1) return this.#attachAgain();
+    const ioas = this.#newIoas();
+    if (!this.#wanted) return this.#use(ioas);
+    const errno = this.#tryAttach(ioas);
+    this.#use(ioas);
+    this.#setAttached(errno === 0);
+    this.end('attach', 0, 0, errno);
+    return errno;
   }
 
   /** IOMMU_IOAS_MAP in bytes. @throws TypeError or RangeError when no u32 or u64 is given, or for what is not simulated. */
@@ -121,10 +178,12 @@ export class SimulatedIommufdContext extends SimulatedContext {
     return { errno, size: errno === 0 ? BigInt(this.removedPages) * 4096n : args.length };
   }
 
-  /** IOMMU_IOAS_COPY into this IOAS in bytes, counted as a map. @throws as {@link ioasMap}. */
+  /** IOMMU_IOAS_COPY into this IOAS in bytes, counted as a map. @throws as {@link ioasMap}, and for a source of another file. */
   ioasCopy(args: IoasCopyArguments): IoctlResult {
     this.enter('IOMMU_IOAS_COPY');
-    const { iova, length, flags } = args;
+    const { source, iova, length, flags } = args;
+    if (!(source instanceof SimulatedIommufdContext)) throw new TypeError('source must be a SimulatedIommufdContext');
+    if (source.#file !== this.#file) throw new RangeError('source must be a context of the same iommufd file');
     const errno = this.begin('map') || this.#copy(args, rightsOf(checkInteger('flags', flags, 0, U32_MAX)));
     this.end('map', toPages(iova), toPages(length), errno);
     return { errno, size: length };
@@ -169,7 +228,7 @@ export class SimulatedIommufdContext extends SimulatedContext {
     }
     // Through VFIO_IOMMU_UNMAP_DMA, to which nothing there is no error.
     const errno = this.#cutAt((iova + pages) % PAGE_END) || this.#cutAt(iova);
-    if (errno !== 0 || this.#areas.firstFrom(iova, iova + pages) === undefined) return errno;
+    if (errno !== 0 || this.#ioas.areas.firstFrom(iova, iova + pages) === undefined) return errno;
     return this.#remove(iova, iova + pages, iova, iova + pages);
   }
 
@@ -178,113 +237,90 @@ export class SimulatedIommufdContext extends SimulatedContext {
     return 0;
   }
 
+  protected get live(): IntervalTable {
+    return this.#ioas.live;
+  }
+
+  protected get pinnedPages(): number {
+    return this.#ioas.pinnedPages;
+  }
+
+  protected release(): void {
+    this.#use(this.#newIoas());
+    this.#setAttached(false);
+  }
+
+  protected ioptes(): ReadonlyMap<bigint, number> {
+    return this.#ioas.tableOf(this.#user)?.ioptes() ?? new Map();
+  }
+
   /** iova_alignment in pages; 0 for an IOAS without a domain, which takes any byte. */
   get #unit(): number {
-    return this.#attached || this.mode === 'cut' ? this.#rules.unit : 0;
+    return this.#ioas.unit || (this.mode === 'cut' ? this.#rules.unit : 0);
+  }
+
+  #newIoas(): SimulatedIoas {
+    return new SimulatedIoas(this.machine);
   }
 
   #setAttached(attached: boolean): void {
     this.#attached = attached;
-    for (const device of this.devices) device.table = attached ? this.table : undefined;
+    const table = attached ? this.#ioas.tableOf(this.#user) : undefined;
+    for (const device of this.devices) device.table = table;
   }
 
-  #checkFree(iova: number, pages: number): number {
-    if (this.#attached && !this.#rules.isUsable(iova, iova + pages)) return Errno.EINVAL;
-    return this.live.isFree(iova, iova + pages) ? 0 : Errno.EEXIST;
+  /** ATTACH of all devices, or a replace when they are attached: the kernel lets go of the former IOAS last. */
+  #tryAttach(ioas: SimulatedIoas): number {
+    return this.begin('attach') || ioas.attach(this.#user, this.#attached);
   }
 
-  #insert(iova: number, pages: number, va: number, rights: number): number {
-    const { addressSpace } = this.machine;
-    const source = { pages: new IoptPages(addressSpace, va, (rights & HostRight.write) !== 0), index: 0 };
-    const errno = this.#fill(iova, iova + pages, source, rights);
-    if (errno === 0) this.#addArea(iova, iova + pages, source, rights);
+  /** Nothing to be done but for devices that a refusal left detached. */
+  #attachAgain(): number {
+    if (this.#attached || !this.#wanted) return 0;
+    const errno = this.#tryAttach(this.#ioas);
+    if (errno === 0) this.#setAttached(true);
+    this.end('attach', 0, 0, errno);
     return errno;
   }
 
-  #addArea(iova: number, end: number, source: AreaSource, rights: number): void {
-    this.addEntry(iova, end, 0, rights);
-    this.#areas.add(iova, source);
-  }
-
-  /** Pins an area and maps it for the devices, when attached; nothing is left of a refused one. */
-  #fill(iova: number, end: number, { pages, index }: AreaSource, rights: number): number {
-    if (!this.#attached) return 0;
-    const { pins, machine } = this;
-    const stop = index + end - iova;
-    const errno = pages.fill(index, stop, pins);
-    if (errno !== 0) return errno;
-    // Pages are pinned first and counted afterwards: a hole is found before the limit.
-    const tooMany = machine.userPages + pins.lockedPages > this.#memlockLimit;
-    if (tooMany || !this.table.insert(iova, pins, rights)) {
-      pages.unfill(index, stop);
-      return tooMany ? Errno.ENOMEM : Errno.EINVAL;
-    }
-    machine.lock(pins.lockedPages, true);
-    machine.spend(machine.costs.perPageNs * (end - iova));
-    this.pinnedPages += end - iova;
+  /** Uses `ioas` from now on; what nobody uses any more is emptied. Returns 0. */
+  #use(ioas: SimulatedIoas): number {
+    const former = this.#ioas;
+    this.#ioas = ioas;
+    ioas.join(this.#user);
+    former.leave(this.#user);
+    if (former.userCount === 0) this.#removeFrom(former, 0, PAGE_END, 0, PAGE_END);
     return 0;
   }
 
-  #unfill(iova: number, end: number): void {
-    const { pages, index } = this.#areas.sourceOf(iova);
-    this.table.remove(iova, end);
-    this.machine.lock(-pages.unfill(index, index + end - iova), true);
-    this.pinnedPages -= end - iova;
-  }
-
-  #fillAll(): number {
-    this.#attached = true;
-    let errno = 0;
-    this.#areas.each(PAGE_END, (start, end, rights) => {
-      errno = this.#fill(start, end, this.#areas.sourceOf(start), rights);
-      if (errno !== 0) this.#unfillAll(start);
-      return errno === 0;
-    });
-    this.#attached = errno === 0;
-    return errno;
-  }
-
-  #unfillAll(limit: number): void {
-    this.#areas.each(limit, (start, end) => {
-      this.#unfill(start, end);
-      return true;
-    });
-  }
-
-  /** What attaching asks of the areas that are there. */
-  #checkAreas(): number {
-    const { unit } = this.#rules;
-    let errno = 0;
-    this.#areas.each(PAGE_END, (start, end) => {
-      const { pages, index } = this.#areas.sourceOf(start);
-      const aligned = start % unit === 0 && end % unit === 0 && (pages.va + index) % unit === 0;
-      if (!aligned || !this.#rules.isUsable(start, end)) errno = Errno.EADDRINUSE;
-      return errno === 0;
-    });
-    return errno;
-  }
-
-  /**
-   * iopt_unmap_iova_range(): removes the areas that touch [touchStart, touchEnd) one by one in ascending order, and stops with
-   * ENOENT at the first that is not inside [iova, end); ENOENT also when there is none.
-   */
-  #remove(touchStart: number, touchEnd: number, iova: number, end: number): number {
-    this.removedPages = 0;
-    let removed = 0;
-    let area = this.#areas.firstFrom(touchStart, touchEnd);
-    while (area !== undefined && area.start >= iova && area.end <= end) {
-      this.#drop(area.start, area.end);
-      this.removedPages += area.end - area.start;
-      removed++;
-      area = this.#areas.firstFrom(touchStart, touchEnd);
+  #checkOther(other: SharingContext): SimulatedIommufdContext {
+    const given: unknown = other;
+    if (typeof given !== 'object' || given === null || !isSharing(other)) {
+      throw new TypeError('other must be a SharingContext');
     }
-    this.spendRemoval(removed);
-    return area !== undefined || removed === 0 ? Errno.ENOENT : 0;
+    if (!(other instanceof SimulatedIommufdContext) || other.spaces !== this.spaces) {
+      throw new RangeError('other must be a context of the same iommufd file and mode');
+    }
+    return other;
   }
 
-  #drop(iova: number, end: number): void {
-    if (this.#attached) this.#unfill(iova, end);
-    this.#areas.remove(iova);
+  #checkFree(iova: number, pages: number): number {
+    return this.#ioas.checkFree(iova, iova + pages);
+  }
+
+  #insert(iova: number, pages: number, va: number, rights: number): number {
+    return this.#ioas.insert(iova, pages, va, rights, this.#user.memlockLimit);
+  }
+
+  #remove(touchStart: number, touchEnd: number, iova: number, end: number): number {
+    return this.#removeFrom(this.#ioas, touchStart, touchEnd, iova, end);
+  }
+
+  #removeFrom(ioas: SimulatedIoas, touchStart: number, touchEnd: number, iova: number, end: number): number {
+    const errno = ioas.remove(touchStart, touchEnd, iova, end);
+    this.removedPages = ioas.removedPages;
+    this.spendRemoval(ioas.removedAreas);
+    return errno;
   }
 
   #removeBytes(iova: bigint, length: bigint): number {
@@ -297,7 +333,7 @@ export class SimulatedIommufdContext extends SimulatedContext {
     if (size === 0n) return Errno.EINVAL;
     if (iova + size - 1n > U64_MAX) return Errno.EOVERFLOW;
     // Unlike IOMMU_IOAS_UNMAP this call does not mind when there is nothing.
-    if (this.#areas.firstFrom(toPages(iova), toPages(iova + size + 4095n)) === undefined) return 0;
+    if (this.#ioas.areas.firstFrom(toPages(iova), toPages(iova + size + 4095n)) === undefined) return 0;
     return this.#removeBytes(iova, size);
   }
 
@@ -308,33 +344,17 @@ export class SimulatedIommufdContext extends SimulatedContext {
     for (const cut of cuts) {
       const start = BigInt.asUintN(64, cut);
       const page = toPages(start);
-      const unaligned = start % (BigInt(this.#rules.unit) * 4096n) !== 0n;
+      const unaligned = start % (BigInt(this.#unit) * 4096n) !== 0n;
       // iopt_area_split() takes the first byte of an area for its border, and does nothing.
-      const first = start % 4096n === 1n && this.#areas.over(page) === undefined;
-      const errno = unaligned && this.#areas.covers(page) ? (first ? 0 : Errno.EINVAL) : this.#cutAt(page);
+      const first = start % 4096n === 1n && this.#ioas.areas.over(page) === undefined;
+      const errno = unaligned && this.#ioas.areas.covers(page) ? (first ? 0 : Errno.EINVAL) : this.#cutAt(page);
       if (errno !== 0) return errno;
     }
     return 0;
   }
 
-  /** iopt_area_split(): the area over `page` becomes two, without any change for the devices. */
   #cutAt(page: number): number {
-    const area = this.#areas.over(page);
-    if (area === undefined) return 0;
-    if (page % this.#rules.unit !== 0) return Errno.EINVAL;
-    const { start, end, rights } = area;
-    const source = this.#areas.sourceOf(start);
-    this.#areas.remove(start);
-    this.#addArea(start, page, source, rights);
-    this.#addArea(page, end, this.#tail(source, page - start), rights);
-    this.table.split(page);
-    return 0;
-  }
-
-  /** The second part of an area that is cut; what only one area shows needs no record of who shows what. */
-  #tail({ pages, index }: AreaSource, length: number): AreaSource {
-    if (pages.shared) return { pages, index: index + length };
-    return { pages: new IoptPages(this.machine.addressSpace, pages.va + index + length, pages.writable), index: 0 };
+    return this.#ioas.cutAt(page, this.#unit);
   }
 
   #copy(args: IoasCopyArguments, rights: number): number {
@@ -347,38 +367,11 @@ export class SimulatedIommufdContext extends SimulatedContext {
     if (length === 0n) return Errno.EINVAL;
     if (sourceIova + length - 1n > U64_MAX) return Errno.EOVERFLOW;
     if (((sourceIova | length) & 4095n) !== 0n) throw new RangeError('sourceIova: sub-page areas are not simulated');
-    const slices = args.source.#share(toPages(sourceIova), toPages(sourceIova + length));
+    const slices = args.source.#ioas.share(toPages(sourceIova), toPages(sourceIova + length));
     if (slices === undefined) return Errno.ENOENT;
     const placed = this.#rules.checkPlace(iova, length, this.#unit) || this.#checkFree(toPages(iova), toPages(length));
     if (placed !== 0) return placed;
     if ((rights & HostRight.write) !== 0 && slices.some(({ pages }) => !pages.writable)) return Errno.EPERM;
-    return this.#insertSlices(toPages(iova), slices, rights);
-  }
-
-  #insertSlices(iova: number, slices: readonly AreaSlice[], rights: number): number {
-    let at = iova;
-    for (const slice of slices) {
-      const errno = this.#fill(at, at + slice.length, slice, rights);
-      if (errno !== 0) {
-        for (let area = this.#areas.firstFrom(iova, at); area !== undefined; area = this.#areas.firstFrom(iova, at)) {
-          this.#drop(area.start, area.end);
-        }
-        return errno;
-      }
-      this.#addArea(at, at + slice.length, slice, rights);
-      at += slice.length;
-    }
-    return 0;
-  }
-
-  /** The parts of areas that cover [iova, end), ready to be shown by further areas; undefined when a page has none. */
-  #share(iova: number, end: number): AreaSlice[] | undefined {
-    const slices = this.#areas.slices(iova, end);
-    for (const { pages, area } of slices ?? []) {
-      const held = new PinList();
-      if (this.#attached && !pages.shared) this.table.collect(area.start, area.end, held);
-      pages.share(area.index, held);
-    }
-    return slices;
+    return this.#ioas.insertSlices(toPages(iova), slices, rights, this.#user.memlockLimit);
   }
 }

@@ -111,6 +111,11 @@ export class IommufdRules {
     return iova + pages > PAGE_END ? Errno.EOVERFLOW : 0;
   }
 
+  /** True when [iova, end) lies between the lowest and the highest usable address, reserved ones or not. */
+  isInAperture(iova: number, end: number): boolean {
+    return iova >= this.#usable[0]![0] && end <= this.#usable.at(-1)![1];
+  }
+
   /** True when no reserved address lies in [iova, end): usable ranges that touch are one, unlike in type1. */
   isUsable(iova: number, end: number): boolean {
     for (const [first, limit] of this.#usable) if (iova >= first && end <= limit) return true;

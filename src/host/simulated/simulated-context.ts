@@ -3,15 +3,14 @@
 // Unit: 4 KiB page numbers, ends exclusive.
 import { checkInteger } from '../../base/check.ts';
 import { Errno, HostError } from '../../base/errors.ts';
-import { IntervalTable, NONE } from '../../intervals/table.ts';
+import type { IntervalTable } from '../../intervals/table.ts';
+import { NONE } from '../../intervals/table.ts';
 import { checkBatch } from '../batch-check.ts';
 import type { HostBatch, HostContext, HostLimits } from '../context.ts';
 import { HostOp, HostRight } from '../context.ts';
 import type { SimulatedDevice } from './device.ts';
 import type { OperationKind } from './fault-plan.ts';
-import type { IoPageTable } from './io-page-table.ts';
 import type { Machine } from './machine.ts';
-import { PinList } from './pin-list.ts';
 import { DmaProber } from './prober.ts';
 import type { KernelVersion } from './type1-rules.ts';
 import { WindowPool } from './window-pool.ts';
@@ -44,7 +43,7 @@ export interface ContextStatistics {
   readonly refusals: number;
   readonly entries: number;
   readonly entriesPeak: number;
-  /** Pages locked by this context: type1 counts a page once per entry, iommufd once per pin. */
+  /** Pages pinned by the live entries, counted once per entry; of type1, whose locked memory this is, no device memory. */
   readonly pinnedPages: number;
   /** Number of IOPTEs by size in bytes. */
   readonly ioptes: ReadonlyMap<bigint, number>;
@@ -70,11 +69,9 @@ export abstract class SimulatedContext implements HostContext {
   readonly group: number;
   protected readonly machine: Machine;
   /** Entry [iova, end) -> (a value of the subclass, rights). */
-  protected readonly live = new IntervalTable();
-  protected readonly table: IoPageTable;
-  protected readonly pins = new PinList();
+  protected abstract readonly live: IntervalTable;
+  protected abstract readonly pinnedPages: number;
   protected readonly devices: readonly SimulatedDevice[];
-  protected pinnedPages = 0;
   /** Pages that the last removal took away. */
   protected removedPages = 0;
   readonly #onClose: () => void;
@@ -85,12 +82,11 @@ export abstract class SimulatedContext implements HostContext {
   #entriesPeak = 0;
   #closed = false;
 
-  constructor(name: string, machine: Machine, settings: ContextSettings, table: IoPageTable) {
+  constructor(name: string, machine: Machine, settings: ContextSettings) {
     this.name = `${name} group ${settings.group}`;
     this.group = settings.group;
     this.limits = settings.limits;
     this.machine = machine;
-    this.table = table;
     this.devices = settings.devices;
     const { windowPieces } = settings.limits;
     this.#windows = windowPieces > 0 ? new WindowPool(machine.addressSpace, windowPieces) : undefined;
@@ -113,7 +109,7 @@ export abstract class SimulatedContext implements HostContext {
    * @throws RangeError, before anything changes, when `from` or a column of `batch` is not legal.
    */
   buildWindows(batch: HostBatch, from: number): number {
-    this.#checkOpen('buildWindows');
+    this.checkOpen('buildWindows');
     checkInteger('from', from, 0, batch.count);
     if (checkBatch(batch, from) === 0) return batch.count;
     this.enter('buildWindows');
@@ -132,7 +128,7 @@ export abstract class SimulatedContext implements HostContext {
   }
 
   dropWindows(batch: HostBatch): void {
-    this.#checkOpen('dropWindows');
+    this.checkOpen('dropWindows');
     for (let i = 0; i < batch.count; i++) if (batch.kind[i] === HostOp.gather) this.#dropWindow(batch, i);
   }
 
@@ -183,7 +179,7 @@ export abstract class SimulatedContext implements HostContext {
     if (this.#closed) return;
     this.#closed = true;
     for (const device of this.devices) device.table = undefined;
-    this.removeAll();
+    this.release();
     this.#windows?.close();
     this.#onClose();
   }
@@ -216,7 +212,7 @@ export abstract class SimulatedContext implements HostContext {
       entries: this.live.size,
       entriesPeak: this.#entriesPeak,
       pinnedPages: this.pinnedPages,
-      ioptes: this.table.ioptes(),
+      ioptes: this.ioptes(),
       windows: this.#windows?.size ?? 0,
       windowPieces: this.#windows?.pieces ?? 0,
     };
@@ -231,10 +227,15 @@ export abstract class SimulatedContext implements HostContext {
   /** Removes every entry; returns 0. */
   protected abstract removeAll(): number;
 
-  /** Adds an entry to the table of live ones. */
-  protected addEntry(iova: number, end: number, value: number, rights: number): void {
-    this.live.insert(iova, end, value, rights);
-    if (this.live.size > this.#entriesPeak) this.#entriesPeak = this.live.size;
+  /** Gives up, when the context is closed, what its devices have reached. */
+  protected abstract release(): void;
+
+  /** Number of IOPTEs by size in bytes. */
+  protected abstract ioptes(): ReadonlyMap<bigint, number>;
+
+  /** To be told of the number of entries when it grows. */
+  protected seeEntries(count: number): void {
+    if (count > this.#entriesPeak) this.#entriesPeak = count;
   }
 
   /** Adds the cost of a removal of `entries` entries. */
@@ -243,16 +244,22 @@ export abstract class SimulatedContext implements HostContext {
     this.machine.spend(costs.perUnmapNs * Math.max(entries, 1) + costs.perPageNs * this.removedPages);
   }
 
+  /** Throws ERR_VIOMMU_HOST_CLOSED after close. */
+  protected checkOpen(syscall: string): void {
+    if (!this.#closed) return;
+    throw new HostError('ERR_VIOMMU_HOST_CLOSED', `${this.name} is closed`, { errno: 0, syscall });
+  }
+
   /** Starts a call; throws ERR_VIOMMU_HOST_CLOSED after close. */
   protected enter(syscall: string): void {
-    this.#checkOpen(syscall);
+    this.checkOpen(syscall);
     this.machine.spend(this.machine.costs.perCallNs);
   }
 
   /** Starts one operation; returns the errno of an injected failure, or 0. */
   protected begin(kind: OperationKind): number {
     // An observer may have closed the context in the middle of a batch.
-    this.#checkOpen(kind);
+    this.checkOpen(kind);
     this.#counts[kind]++;
     if (kind === 'map') this.machine.spend(this.machine.costs.perMapNs);
     return this.machine.faults.take(kind, this.group);
@@ -306,11 +313,6 @@ export abstract class SimulatedContext implements HostContext {
     if (!this.#isBuilt(batch, i)) return;
     this.#windows!.drop(batch.window[i]!);
     batch.window[i] = 0;
-  }
-
-  #checkOpen(syscall: string): void {
-    if (!this.#closed) return;
-    throw new HostError('ERR_VIOMMU_HOST_CLOSED', `${this.name} is closed`, { errno: 0, syscall });
   }
 }
 

@@ -3,11 +3,12 @@
 // (host-options.ts), what it shares with iommufd (simulated-context.ts).
 // Unit: 4 KiB page numbers, ends exclusive; the byte-level entry points take bigint bytes.
 import { Errno } from '../../base/errors.ts';
-import { NONE } from '../../intervals/table.ts';
+import { IntervalTable, NONE } from '../../intervals/table.ts';
 import { HostRight } from '../context.ts';
 import type { OperationKind } from './fault-plan.ts';
 import { IoPageTable } from './io-page-table.ts';
 import type { Machine } from './machine.ts';
+import { PinList } from './pin-list.ts';
 import type { ContextSettings, ContextStatistics } from './simulated-context.ts';
 import { SimulatedContext, toPages } from './simulated-context.ts';
 import type { IoctlResult, MapArguments, UnmapArguments } from './type1-rules.ts';
@@ -28,6 +29,10 @@ export class SimulatedType1Context extends SimulatedContext {
   readonly flavour = 'type1';
   /** Added to what {@link entriesLeft} reports, never below 0: a host that lies about dma_avail; may be changed. */
   entriesLeftOffset: number;
+  protected readonly live = new IntervalTable();
+  protected pinnedPages = 0;
+  readonly #table: IoPageTable;
+  readonly #pins = new PinList();
   readonly #rules: Type1Rules;
   readonly #memlockLimit: number;
   readonly #isOld: boolean;
@@ -35,7 +40,8 @@ export class SimulatedType1Context extends SimulatedContext {
 
   constructor(machine: Machine, settings: Type1Settings) {
     const { limits } = settings;
-    super('type1', machine, settings, new IoPageTable(limits.pageSizes, settings.writeOnlyReadable));
+    super('type1', machine, settings);
+    this.#table = new IoPageTable(limits.pageSizes, settings.writeOnlyReadable);
     this.entriesLeftOffset = settings.entriesLeftOffset;
     this.#rules = new Type1Rules(settings.kernel, limits.pageSizes);
     this.#memlockLimit = settings.memlockLimit;
@@ -44,7 +50,7 @@ export class SimulatedType1Context extends SimulatedContext {
       Number((start + 4095n) / 4096n),
       Number((end + 1n) / 4096n),
     ]);
-    for (const device of this.devices) device.table = this.table;
+    for (const device of this.devices) device.table = this.#table;
   }
 
   /** VFIO_IOMMU_MAP_DMA with all of its checks, in bytes. @throws TypeError or RangeError when no u32 or u64 is given. */
@@ -95,18 +101,28 @@ export class SimulatedType1Context extends SimulatedContext {
     return this.#remove(0, PAGE_END);
   }
 
+  protected release(): void {
+    this.removeAll();
+  }
+
+  protected ioptes(): ReadonlyMap<bigint, number> {
+    return this.#table.ioptes();
+  }
+
   /** vfio_dma_do_map() below its argument checks, in the kernel's order; nothing is left of a refused map. */
   #insert(iova: number, pages: number, va: number, rights: number): number {
     const end = iova + pages;
     if (!this.live.isFree(iova, end)) return Errno.EEXIST;
     if (this.live.size >= this.limits.entryLimit) return Errno.ENOSPC;
     if (!this.#isUsable(iova, end)) return Errno.EINVAL;
-    const { pins, machine } = this;
+    const { machine } = this;
+    const pins = this.#pins;
     pins.reset(this.#memlockLimit - machine.processPages, this.#isOld);
     const errno = machine.addressSpace.pin(va, pages, (rights & HostRight.write) !== 0, pins);
     if (errno !== 0) return errno;
-    if (!this.table.insert(iova, pins, rights)) return Errno.EINVAL;
-    this.addEntry(iova, end, pins.lockedPages, rights);
+    if (!this.#table.insert(iova, pins, rights)) return Errno.EINVAL;
+    this.live.insert(iova, end, pins.lockedPages, rights);
+    this.seeEntries(this.live.size);
     this.#lock(pins.lockedPages);
     machine.spend(machine.costs.perPageNs * pages);
     return 0;
@@ -129,7 +145,7 @@ export class SimulatedType1Context extends SimulatedContext {
     this.spendRemoval(removed);
     if (removed === 0) return 0;
     this.live.removeRange(iova, end);
-    this.table.remove(iova, end);
+    this.#table.remove(iova, end);
     this.#lock(-locked);
     return 0;
   }

@@ -1,7 +1,12 @@
 // The contract cases of iommufd on the real one: the list that the simulated one passes, unchanged. Runs in the machine.
 import { IommufdContext } from '../../../src/host/iommufd.ts';
 import type { IommufdIoas } from '../../../src/host/iommufd.ts';
-import type { IommufdBench, IommufdCase, IommufdKernel } from '../../../src/host/simulated/iommufd-case.ts';
+import type {
+  IommufdBench,
+  IommufdCase,
+  IommufdKernel,
+  IommufdSide,
+} from '../../../src/host/simulated/iommufd-case.ts';
 import { runIommufdCase } from '../../../src/host/simulated/iommufd-case.ts';
 import { IOMMUFD_CASES } from '../../../src/host/simulated/iommufd-cases.ts';
 import type { BufferName } from '../../../src/host/simulated/type1-cases.ts';
@@ -9,6 +14,8 @@ import { Errno } from '../../../src/base/errors.ts';
 import { type1Buffers } from '../../native/real-memory.ts';
 import type { Reporter } from '../base/reporter.ts';
 import type { GuestEnv } from '../host/guest-env.ts';
+import { bindToVfio, groupOf } from '../host/guest-env.ts';
+import { PEER } from './peer.ts';
 import { asUser, pinnedPages } from './process.ts';
 
 /** Bytes of BAR 0 that stand for device registers. */
@@ -19,6 +26,7 @@ const U64 = (1n << 64n) - 1n;
 export function runCases(report: Reporter, env: GuestEnv, memlock?: number): void {
   const buffers = type1Buffers(0n);
   const kernel = kernelOf(env);
+  bindToVfio(PEER);
   // AMD's IOMMU takes all of 2^64.
   const cases = IOMMUFD_CASES.filter((each) => env.iommu === 'VT-d' || each.limited !== true);
   for (const testCase of cases.filter((each) => each.memlock === memlock)) {
@@ -35,17 +43,18 @@ function runCase(
   buffers: Readonly<Record<BufferName, bigint>>,
 ): string[] {
   const { mode = 'large', attached = true, memlock } = testCase;
-  const context = IommufdContext.open({ group, mode, attached });
+  const contexts = [IommufdContext.open({ group, mode, attached })];
   try {
-    const registers = context.devices[0]!.mapRegion(0, 0n, DEVICE_BYTES);
-    const bench = benchOf(context, kernel, { ...buffers, device: registers.hva });
+    if (testCase.second === true) contexts.push(IommufdContext.open({ group: groupOf(PEER), mode }));
+    const registers = contexts[0]!.devices[0]!.mapRegion(0, 0n, DEVICE_BYTES);
+    const bench = benchOf(contexts, kernel, { ...buffers, device: registers.hva });
     const run = (): string[] => runIommufdCase(testCase, bench);
     const wrong = memlock === undefined ? run() : asUser(run);
-    wrong.push(...checkRecord(context.ioas));
+    wrong.push(...contexts.flatMap(({ ioas }) => checkRecord(ioas)));
     registers.close();
     return wrong;
   } finally {
-    context.close();
+    for (const context of contexts) context.close();
   }
 }
 
@@ -54,28 +63,39 @@ function kernelOf({ kernel }: GuestEnv): IommufdKernel {
 }
 
 function benchOf(
-  context: IommufdContext,
+  contexts: readonly IommufdContext[],
   kernel: IommufdKernel,
   addresses: Readonly<Record<BufferName, bigint>>,
 ): IommufdBench {
-  const { ioas } = context;
-  const vault = context.allocate();
+  const [first, second] = contexts as [IommufdContext, IommufdContext | undefined];
+  const vault = first.allocate();
   const before = pinnedPages();
   return {
+    ...sideOf(first, vault),
     kernel,
-    map: (name, args) => (name === 'vault' ? vault : ioas).map(args),
-    unmap: (args) => ioas.unmap(args),
-    unmapDma: (args) => context.unmapDma(args),
-    copy: (args) => ioas.copy({ source: vault, ...args }),
-    attach: () => context.attach(),
-    detach: () => context.detach(),
-    areas: () => ioas.areaCount,
+    second: second && sideOf(second, vault),
+    join: () => second!.attachTo(first),
+    part: () => second!.attachAlone(),
+    leave: () => first.attachAlone(),
     locked: () => pinnedPages() - before,
     address: (buffer) => addresses[buffer],
     snapshot: () => {
-      const areas = [...ioas.areas(), ...vault.areas()].map(({ start, end }) => `${start}-${end}`);
-      return `${areas.join()} ${context.attached} ${pinnedPages()}`;
+      const spaces = [...contexts.map(({ ioas }) => ioas), vault];
+      const areas = spaces.map((ioas) => ioas.areas().map(({ start, end }) => `${start}-${end}`));
+      return `${areas.join(' / ')} ${contexts.map(({ attached }) => attached).join()} ${pinnedPages()}`;
     },
+  };
+}
+
+function sideOf(context: IommufdContext, vault: IommufdIoas): IommufdSide {
+  return {
+    map: (name, args) => (name === 'vault' ? vault : context.ioas).map(args),
+    unmap: (args) => context.ioas.unmap(args),
+    unmapDma: (args) => context.unmapDma(args),
+    copy: (args) => context.ioas.copy({ source: vault, ...args }),
+    attach: () => context.attach(),
+    detach: () => context.detach(),
+    areas: () => context.ioas.areaCount,
   };
 }
 

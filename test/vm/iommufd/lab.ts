@@ -65,42 +65,42 @@ export class Lab {
   }
 
   /** Maps RAM from page `page` on; returns 0 or errno. */
-  map(iova: number, pages: number, page: number, rights = RW): number {
-    return this.mapVa(iova, pages, this.va + page, rights);
+  map(iova: number, pages: number, page: number, rights = RW, context = this.context): number {
+    return this.mapVa(iova, pages, this.va + page, rights, context);
   }
 
-  mapVa(iova: number, pages: number, va: number, rights = RW): number {
+  mapVa(iova: number, pages: number, va: number, rights = RW, context = this.context): number {
     this.#batch.clear();
     this.#batch.map(iova, pages, va, rights);
-    return this.context.apply(this.#batch, 0) === 1 ? 0 : this.#batch.errno[0]!;
+    return context.apply(this.#batch, 0) === 1 ? 0 : this.#batch.errno[0]!;
   }
 
   /** Unmaps; returns errno and the pages removed. */
-  unmap(iova: number, pages: number): [errno: number, done: number] {
+  unmap(iova: number, pages: number, context = this.context): [errno: number, done: number] {
     this.#batch.clear();
     this.#batch.unmap(iova, pages);
-    this.context.apply(this.#batch, 0);
+    context.apply(this.#batch, 0);
     return [this.#batch.errno[0]!, this.#batch.done[0]!];
   }
 
   /** True when the device reads page `page` of the RAM at `iova`; `out` is a mapped I/O page of RAM page 0 of no other use. */
-  async reads(iova: number, page: number, out: number): Promise<boolean> {
+  async reads(iova: number, page: number, out: number, edu = this.edu): Promise<boolean> {
     const nonce = 0x5a5a_0000 | (iova & 0xffff);
     this.words.fill(nonce, 0, 4);
-    await this.edu.load(BigInt(out) * K4, STAMP);
+    await edu.load(BigInt(out) * K4, STAMP);
     this.words.fill(0, 0, 4);
-    await this.edu.load(BigInt(iova) * K4, STAMP);
-    await this.edu.store(BigInt(out) * K4, STAMP);
+    await edu.load(BigInt(iova) * K4, STAMP);
+    await edu.store(BigInt(out) * K4, STAMP);
     const seen = this.words[0]!;
     return seen === this.stampOf(page);
   }
 
   /** True when a write of the device at `iova` changes page `page` of the RAM; `source` is a mapped I/O page of RAM page 0. */
-  async writes(iova: number, page: number, source: number): Promise<boolean> {
+  async writes(iova: number, page: number, source: number, edu = this.edu): Promise<boolean> {
     const word = 0x1234_0000 | (iova & 0xffff);
     this.words.fill(word, 0, 4);
-    await this.edu.load(BigInt(source) * K4, STAMP);
-    await this.edu.store(BigInt(iova) * K4, STAMP);
+    await edu.load(BigInt(source) * K4, STAMP);
+    await edu.store(BigInt(iova) * K4, STAMP);
     const changed = this.words[page * WORDS] === word;
     this.words.fill(this.stampOf(page), page * WORDS, page * WORDS + 4);
     return changed;

@@ -28,6 +28,7 @@ const IOMMU = {
 type IommuName = keyof typeof IOMMU;
 const EDU = 'edu,dma_mask=0xffffffffffffffff';
 const TWO_EDU = ['-device', `${EDU},addr=4`, '-device', `${EDU},addr=5`];
+const FOUR_EDU = [...TWO_EDU, '-device', `${EDU},addr=6`, '-device', `${EDU},addr=7`];
 const EDU_AND_USB = ['-device', `${EDU},addr=4`, '-device', 'qemu-xhci,addr=5'];
 
 interface Machine {
@@ -68,7 +69,7 @@ async function onKernel(
   const kernel = iommufdKernel(series, (text) => console.log(text));
   console.log(`kernel ${kernel.version} (linux-source ${kernel.packageVersion}), QEMU ${(await qemu()).version}`);
   const makers: Readonly<Record<string, () => Machine | Promise<Machine>>> = {
-    main: () => ({ args: [...IOMMU[iommu], ...TWO_EDU], init: mainScript() }),
+    main: () => ({ args: [...IOMMU[iommu], ...FOUR_EDU], init: mainScript() }),
     // AMD's way to say the same needs other machines.
     ...(iommu === 'vtd' ? { interrupts: withoutRemapping, reserved: () => withReserved(kernel) } : {}),
   };
@@ -93,7 +94,7 @@ function mainScript(): string {
     'failed=0',
     `node ${PROGRAM} contract || failed=1`,
     ...limited,
-    `node ${PROGRAM} dma cut many memory random registers refusals || failed=1`,
+    `node ${PROGRAM} dma cut many memory random registers refusals shared shared-device || failed=1`,
     'dmesg | grep -E "BUG|Oops|WARNING|Call Trace" && failed=1',
     'exit $failed',
   ].join('\n');

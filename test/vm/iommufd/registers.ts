@@ -9,14 +9,13 @@ import { Edu } from '../host/edu.ts';
 import type { GuestEnv } from '../host/guest-env.ts';
 import { bindToVfio, groupOf } from '../host/guest-env.ts';
 import { Lab, RW } from './lab.ts';
+import { PEER } from './peer.ts';
 
 const OUT = 0x100;
 const BAR = 0x200;
 const K4 = 4096n;
 const COMMAND = 4;
 const MEMORY_ENABLE = 2;
-/** Second edu device of the machine. */
-const PEER = '0000:00:05.0';
 
 export async function run(report: Reporter, env: GuestEnv): Promise<void> {
   bindToVfio(PEER);

@@ -9,6 +9,8 @@ import { run as memory } from './memory.ts';
 import { run as random } from './random.ts';
 import { run as refusals } from './refusals.ts';
 import { run as registers } from './registers.ts';
+import { run as sharedDevice } from './shared-device.ts';
+import { run as shared } from './shared.ts';
 
 /** By the name that the command line gives. */
 export const SCENARIOS: Readonly<Record<string, (report: Reporter, env: GuestEnv) => Promise<void>>> = {
@@ -19,6 +21,8 @@ export const SCENARIOS: Readonly<Record<string, (report: Reporter, env: GuestEnv
   random,
   registers,
   refusals,
+  shared,
+  'shared-device': sharedDevice,
   interrupts,
   reserved,
 };
