@@ -13,6 +13,7 @@ export const DIAGNOSTICS_CHANNELS = {
   'host-refusal': 'virtio-iommu:host-refusal',
   'context-blocked': 'virtio-iommu:context-blocked',
   'context-switched': 'virtio-iommu:context-switched',
+  'mmio-left-out': 'virtio-iommu:mmio-left-out',
   'dma-window': 'virtio-iommu:dma-window',
   'budget-low': 'virtio-iommu:budget-low',
   compacted: 'virtio-iommu:compacted',

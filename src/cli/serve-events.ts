@@ -25,6 +25,8 @@ export function eventLine(event: IommuEvent, nameOf: (endpoint: number) => strin
       return `host context ${event.context} blocked: ${event.reason} (${event.operation}, ${errnoName(event.errno)})`;
     case 'context-switched':
       return `host context ${event.context} now mirrors ${event.to}`;
+    case 'mmio-left-out':
+      return `host context ${event.context}: in bypass without device registers, which this host cannot map`;
     case 'dma-window': {
       const length = event.ms === undefined ? 'still open' : `${event.ms} ms`;
       return `host context ${event.context}: [${hex(event.start)}, ${hex(event.end)}] lost access (${event.reason}), ${length}`;

@@ -5,6 +5,8 @@ import type { ContextStats, IommuStats } from '../iommu/stats.ts';
 /** The host context behind an endpoint; functions of one IOMMU group share it. */
 export interface HostReport {
   readonly name: string;
+  /** Other contexts whose devices use the same address space: entries and pages are those of them all. */
+  readonly sharedWith: readonly string[];
   /** What the context mirrors now: a domain, bypass, or nothing. */
   readonly state: ContextStats['state'];
   /** Entries in use and what the host gives, Infinity (null in JSON) without a limit. */
@@ -22,13 +24,13 @@ export interface HostReport {
 export function hostReport(stats: IommuStats, endpoint: number): HostReport | null {
   const found = stats.contexts.find(({ endpoints }) => endpoints.includes(endpoint));
   if (found === undefined) return null;
-  const { name, state, entries, limit, pages, quiet, planned } = found;
-  return { name, state, entries, limit, pages, quiet, planned };
+  const { name, sharedWith, state, entries, limit, pages, quiet, planned } = found;
+  return { name, sharedWith, state, entries, limit, pages, quiet, planned };
 }
 
 /** In a few words. */
-export function hostText({ name, state, entries, planned, quiet }: HostReport): string {
+export function hostText({ name, sharedWith, state, entries, planned, quiet }: HostReport): string {
   const waits = planned === 0 ? '' : ` and ${planned} planned`;
   const what = state === 'blocked' ? 'BLOCKED' : `${entries} host entries${waits}`;
-  return `${what}, ${quiet ? 'quiet' : 'live'} (${name})`;
+  return `${what}, ${quiet ? 'quiet' : 'live'} (${[name, ...sharedWith].join(' + ')})`;
 }

@@ -30,11 +30,14 @@ export class Backing {
 
   /** Pages of RAM, the measure of the cap on installed memory. */
   ramPages = 0;
+  /** Regions of device registers. */
+  mmioRegions = 0;
 
   /** Adds a region of `pages` pages at guest-physical page `gpa`, host virtual page `va`; the regions are disjoint. */
   add(gpa: number, pages: number, va: number, flags: number): void {
     if (!this.table.insert(gpa, gpa + pages, va, flags)) throw new Error('backing regions overlap');
     if ((flags & HOST_MMIO) === 0) this.ramPages += pages;
+    else this.mmioRegions++;
   }
 
   /** Removes the region that starts at guest-physical page `gpa`. */
@@ -43,7 +46,7 @@ export class Backing {
     if (slot === NONE) throw new Error('no such backing region');
     if ((this.table.flagsAt(slot) & HOST_MMIO) === 0) {
       this.ramPages -= this.table.endAt(slot) - this.table.startAt(slot);
-    }
+    } else this.mmioRegions--;
     this.table.remove(gpa);
     this.#end = 0;
   }

@@ -128,7 +128,7 @@ class Compaction implements ShapeSink {
     if (batch.count === 0) return;
     if (mirror.context.buildWindows(batch, 0) < batch.count) this.#dropGathers();
     const live = !mirror.undisturbed;
-    const disturbance = new Disturbance(mirror.settings, mirror.context.name);
+    const disturbance = new Disturbance(mirror.settings, mirror.contexts);
     if (live) disturbance.begin();
     this.#apply();
     if (live) this.#tell(disturbance.end());

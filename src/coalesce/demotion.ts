@@ -54,7 +54,7 @@ function remap(mirror: ContextMirror, list: readonly Apart[], reason: 'demotion'
   const batch = new HostBatch(16);
   for (const { start, end } of list) batch.unmap(start, end - start);
   shape(mirror, batch, list);
-  const disturbance = new Disturbance(mirror.settings, mirror.context.name);
+  const disturbance = new Disturbance(mirror.settings, mirror.contexts);
   disturbance.begin();
   run(mirror, batch, list.length);
   mirror.context.dropWindows(batch);

@@ -2,7 +2,7 @@
 // operation in turn, on the whole device: see test/iommu/invariants.ts for what is checked.
 import fc from 'fast-check';
 import { describe, it } from 'vitest';
-import type { Scenario, Step } from '../../test/iommu/invariants.ts';
+import type { Flavour, Scenario, Step } from '../../test/iommu/invariants.ts';
 import { InvariantRun, RESERVED_PAGE } from '../../test/iommu/invariants.ts';
 import { span } from '../../test/iommu/rig.ts';
 import { Errno } from '../base/errors.ts';
@@ -72,10 +72,20 @@ const scenario: fc.Arbitrary<Scenario> = fc
       ],
     ),
     entryLimit: fc.integer({ min: 0, max: 16 }),
+    flavours: fc.oneof(
+      { weight: 3, arbitrary: fc.constant<Flavour[]>([]) },
+      fc.constantFrom<Flavour[]>(
+        ['iommufd', 'iommufd', 'iommufd'],
+        ['iommufd', 'type1', 'iommufd'],
+        ['iommufd cut', 'iommufd cut', 'iommufd'],
+      ),
+      fc.array(fc.constantFrom<Flavour>('type1', 'iommufd', 'iommufd cut'), { maxLength: 3 }),
+    ),
     steps: fc.array(step, { minLength: 1, maxLength: 5 }),
   })
-  .map(({ groups, entryLimit, steps }) => ({
+  .map(({ groups, entryLimit, flavours, steps }) => ({
     groups,
+    flavours,
     emulated: [1, 2, 3, 4, 5].filter((id) => !groups.flat().some((passed) => passed === id)),
     entryLimit,
     steps: [attachAll, ...steps],

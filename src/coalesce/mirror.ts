@@ -1,5 +1,6 @@
-// One host context and what it mirrors: blocked, bypass or a guest domain (a MirrorSource).
-// Every change of the host passes through here, so that the table of entries is always what the host was told.
+// One address space of the host and what it mirrors: blocked, bypass or a guest domain (a MirrorSource). One context uses
+// it, or several that can share one (SharingContext). Every change of the host passes through here, so that the table of
+// entries is always what the host was told.
 // Not here: what a plan wants (install.ts, removal.ts, demotion.ts, compaction.ts).
 // Unit: 4 KiB page numbers, half-open.
 import { Errno } from '../base/errors.ts';
@@ -29,8 +30,8 @@ export type BlockedBy = 'nothing' | 'no entries' | 'bus master' | 'device reset'
 export interface MirrorObserver {
   /** The context was blocked: `operation` on [iova, iova + pages) failed with `errno`; `iova` is -1 where there is no range. */
   blocked(mirror: ContextMirror, operation: string, errno: number, iova: number, pages: number): void;
-  /** Nothing could stop the context's devices: the embedder must. */
-  fatal(mirror: ContextMirror, errno: number): void;
+  /** Nothing could stop the devices of these contexts: the embedder must. */
+  fatal(mirror: ContextMirror, contexts: readonly HostContext[], errno: number): void;
   /** Live mappings in [iova, iova + pages) lost access for `ms` milliseconds; undefined: until entries come free. */
   window(mirror: ContextMirror, reason: WindowReason, iova: number, pages: number, ms: number | undefined): void;
   /** Entries run short for the first time since there was plenty. */
@@ -39,9 +40,12 @@ export interface MirrorObserver {
   compacted(mirror: ContextMirror, before: number): void;
 }
 
-/** Mirrors one source into one host context. Not reentrant. */
+/** Mirrors one source into one address space. Not reentrant. */
 export class ContextMirror {
-  readonly context: HostContext;
+  /** The contexts whose devices use the address space. */
+  contexts: readonly HostContext[];
+  /** The one of {@link contexts} through which it is changed. */
+  context: HostContext;
   readonly backing: Backing;
   readonly settings: PlanSettings;
   readonly observer: MirrorObserver;
@@ -54,7 +58,7 @@ export class ContextMirror {
   /** What is mirrored; undefined when blocked. */
   source: MirrorSource | undefined;
   blockedBy: BlockedBy = 'no entries';
-  /** True when none of the context's devices can do DMA. */
+  /** True when none of the contexts' devices can do DMA. */
   quiet = false;
   /** True once the embedder has told a bus-master bit. */
   quietKnown = false;
@@ -71,6 +75,7 @@ export class ContextMirror {
     capFactor: number,
     settings: PlanSettings,
   ) {
+    this.contexts = [context];
     this.context = context;
     this.backing = backing;
     this.observer = observer;
@@ -79,6 +84,22 @@ export class ContextMirror {
     this.gathers = mayGather(this);
     this.budget = new Budget(this);
     this.plan = new InstallPlan(this);
+  }
+
+  /** Names of all {@link contexts}, for messages. */
+  get name(): string {
+    return this.contexts.map(({ name }) => name).join(' + ');
+  }
+
+  /** The devices of one more context use the address space now. */
+  admit(context: HostContext): void {
+    this.contexts = [...this.contexts, context];
+  }
+
+  /** The devices of a context use another address space now. */
+  dismiss(context: HostContext): void {
+    this.contexts = this.contexts.filter((other) => other !== context);
+    this.context = this.contexts[0] ?? context;
   }
 
   /** The mirrored domain; undefined when blocked or in bypass. */
@@ -124,7 +145,7 @@ export class ContextMirror {
     }
     for (let i = from; i < stopped; i++) {
       this.entries.record(batch, i);
-      if (batch.kind[i] !== HostOp.unmap) this.#notePeak();
+      if (batch.kind[i] !== HostOp.unmap || batch.note[i] !== 0) this.#notePeak();
     }
     return stopped;
   }
@@ -135,7 +156,11 @@ export class ContextMirror {
     let count = entries.size;
     let pages = entries.pages;
     for (let i = from; i < batch.count; i++) {
-      if (batch.kind[i] === HostOp.unmap) continue;
+      if (batch.kind[i] === HostOp.unmap) {
+        // One that cuts an entry in the middle makes two of it.
+        if (batch.note[i] !== 0) count++;
+        continue;
+      }
       count++;
       pages += batch.pages[i]!;
     }
@@ -295,11 +320,13 @@ export class ContextMirror {
   #stop(): number {
     const errno = this.#empty();
     if (errno === 0) return 0;
-    if (this.context.clearBusMaster() === 0) this.blockedBy = 'bus master';
-    else if (this.context.resetDevices() === 0) this.blockedBy = 'device reset';
+    const masters = this.contexts.filter((context) => context.clearBusMaster() !== 0);
+    const unstopped = masters.filter((context) => context.resetDevices() !== 0);
+    if (masters.length === 0) this.blockedBy = 'bus master';
+    else if (unstopped.length === 0) this.blockedBy = 'device reset';
     else {
       this.blockedBy = 'fatal';
-      this.observer.fatal(this, errno);
+      this.observer.fatal(this, unstopped, errno);
     }
     this.waiting.clear();
     this.plan.forget();

@@ -151,7 +151,11 @@ export class DomainPlanner implements Refusals {
     const { plan, waiting, budget, backing } = mirror;
     const { iova, pages, gpa, rights } = this.#changes;
     const ram = backing.ramPagesIn(gpa[i]!, pages[i]!, rights[i]!);
-    if (mirror.pages + waiting.pages + plan.pages + ram > mirror.pageCap) return Errno.ENOMEM;
+    const { pageCap } = mirror;
+    // What came before is settled first: the host may refuse it yet.
+    if (mirror.pages + waiting.pages + plan.pages + ram > pageCap && (!plan.sender.flush() || mirror.isBlocked()))
+      return 0;
+    if (mirror.pages + waiting.pages + plan.pages + ram > pageCap) return Errno.ENOMEM;
     // One entry, and one to keep free; a mapping of several pieces may need more.
     if (budget.left < 2 || !backing.locate(gpa[i]!, pages[i]!, rights[i]!)) return this.#planTightly(mirror, i);
     plan.add(iova[i]!, pages[i]!, gpa[i]!, rights[i]!);
@@ -197,7 +201,9 @@ export class DomainPlanner implements Refusals {
 /** True when MAPs are joined on the context now. */
 function joins(mirror: ContextMirror): boolean {
   const { policy } = mirror.settings;
-  return joinsInKick(policy) || (mirror.quiet && joinsWhenQuiet(policy));
+  // Where the host cuts entries, a join costs no access later.
+  const isFree = mirror.quiet || mirror.context.limits.cuts === true;
+  return joinsInKick(policy) || (isFree && joinsWhenQuiet(policy));
 }
 
 /** True when nothing but 1:1 entries is there and will come: the short way. */

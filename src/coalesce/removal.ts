@@ -1,8 +1,10 @@
 // Takes I/O virtual ranges away from a context: entries that lie wholly inside their union go in as few host calls as
-// possible; an entry that carries more than the union is taken apart (demotion.ts).
+// possible; an entry that carries more than the union is cut where the host can do that (cut.ts), else taken apart
+// (demotion.ts).
 // Unit: 4 KiB page numbers, half-open. The guest's table has lost the mappings already: what is left in it stays mapped.
 import { HostBatch } from '../host/context.ts';
 import { NONE } from '../intervals/table.ts';
+import { cutOut } from './cut.ts';
 import { takeApart } from './demotion.ts';
 import type { ContextMirror } from './mirror.ts';
 import type { Gone } from './remainder.ts';
@@ -71,9 +73,20 @@ export class Removal {
       mirror.plan.withdraw(ranges.start[i]!, ranges.end[i]!);
     }
     if (mirror.entries.size === 0) return;
+    if (mirror.context.limits.cuts === true) {
+      this.#cutOut(mirror, gone);
+      return;
+    }
     this.#collect(mirror);
     if (!this.#remove(mirror)) return;
     if (this.#cut.length > 0) takeApart(mirror, this.#cut, gone);
+  }
+
+  #cutOut(mirror: ContextMirror, gone: Gone | undefined): void {
+    const { tally } = mirror;
+    const before = tally.unmapCalls;
+    cutOut(mirror, this.#batch, this.ranges, gone);
+    tally.callsSaved += Math.max(0, this.unmaps - (tally.unmapCalls - before));
   }
 
   /** One unmap for each longest span of entries that are wholly inside the union; the others are listed in `#cut`. */

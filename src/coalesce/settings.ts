@@ -47,7 +47,7 @@ export interface PlanSettings {
   readonly resumeDma: ((context: string) => void) | undefined;
 }
 
-/** True when a policy joins on a context that can do no DMA. */
+/** True when a policy joins on a context that can do no DMA, or whose host cuts entries without loss of access. */
 export function joinsWhenQuiet(policy: Policy): boolean {
   return policy !== 'forward';
 }

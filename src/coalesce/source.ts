@@ -2,7 +2,7 @@
 // A source lists host operations chunk by chunk, so that a switch needs no copy of the whole list.
 // Unit: 4 KiB page numbers, half-open.
 import type { HostBatch } from '../host/context.ts';
-import { HostRight } from '../host/context.ts';
+import { HOST_MMIO, HostRight } from '../host/context.ts';
 import type { IntervalTable } from '../intervals/table.ts';
 import { NONE } from '../intervals/table.ts';
 import type { Backing } from './backing.ts';
@@ -93,18 +93,22 @@ export interface PageRange {
 /** All backed guest memory at IOVA = GPA, except `holes`: sorted, disjoint; one of length 0 only cuts an entry in two. */
 export class BypassSource implements MirrorSource {
   readonly kind = 'bypass';
+  /** Whether device registers are shown too. */
+  readonly mmio: boolean;
   readonly #backing: Backing;
   readonly #holes: readonly PageRange[];
 
-  constructor(backing: Backing, holes: readonly PageRange[]) {
+  constructor(backing: Backing, holes: readonly PageRange[], mmio: boolean) {
     this.#backing = backing;
     this.#holes = holes;
+    this.mmio = mmio;
   }
 
-  /** True when `holes` are those of this source. */
-  hasHoles(holes: readonly PageRange[]): boolean {
+  /** True when this source shows the same as one with these arguments. */
+  shows(holes: readonly PageRange[], mmio: boolean): boolean {
     const own = this.#holes;
     return (
+      mmio === this.mmio &&
       own.length === holes.length &&
       own.every(({ start, end }, i) => start === holes[i]!.start && end === holes[i]!.end)
     );
@@ -113,6 +117,7 @@ export class BypassSource implements MirrorSource {
   walk(sink: PieceSink): void {
     const { table } = this.#backing;
     for (let slot = table.first(); slot !== NONE; slot = table.next(slot)) {
+      if (!this.mmio && (table.flagsAt(slot) & HOST_MMIO) !== 0) continue;
       let start = table.startAt(slot);
       const end = table.endAt(slot);
       for (const hole of this.#holes) {

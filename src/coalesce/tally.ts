@@ -34,26 +34,27 @@ export class PlanTally {
 /** Brackets a change that takes access away from live mappings for a moment. */
 export class Disturbance {
   readonly #settings: PlanSettings;
-  readonly #context: string;
-  #paused = false;
+  readonly #contexts: readonly string[];
+  #paused: readonly string[] = [];
   #since = 0;
 
-  constructor(settings: PlanSettings, context: string) {
+  /** `contexts`: those whose devices may notice. */
+  constructor(settings: PlanSettings, contexts: readonly { readonly name: string }[]) {
     this.#settings = settings;
-    this.#context = context;
+    this.#contexts = contexts.map(({ name }) => name);
   }
 
   /** Stalls DMA when the embedder can; starts the clock. */
   begin(): void {
-    this.#paused = this.#settings.pauseDma?.(this.#context) === true;
-    this.#since = this.#settings.now();
+    const { pauseDma, now } = this.#settings;
+    this.#paused = this.#contexts.filter((context) => pauseDma?.(context) === true);
+    this.#since = now();
   }
 
-  /** Ends the stall; returns the milliseconds of a window, or undefined when DMA was stalled. */
+  /** Ends the stall; returns the milliseconds of a window, or undefined when all DMA was stalled. */
   end(): number | undefined {
     const length = Math.max(0, this.#settings.now() - this.#since);
-    if (!this.#paused) return length;
-    this.#settings.resumeDma?.(this.#context);
-    return undefined;
+    for (const context of this.#paused) this.#settings.resumeDma?.(context);
+    return this.#paused.length === this.#contexts.length ? undefined : length;
   }
 }

@@ -139,7 +139,7 @@ export class IommuCore {
   setPolicy(policy: Policy): void {
     checkOneOf('policy', policy, POLICIES);
     this.#work('setPolicy', () => {
-      for (const { mirror } of this.state.groups.all) mirror.policyChanges(policy);
+      for (const mirror of this.state.groups.mirrors) mirror.policyChanges(policy);
       this.state.plan.policy = policy;
     });
   }
@@ -248,7 +248,7 @@ export class IommuCore {
     this.#work('systemReset', () => {
       this.state.counters.systemResets++;
       this.state.bypass = this.state.initialBypass;
-      for (const { mirror } of this.state.groups.all) mirror.forgive();
+      for (const mirror of this.state.groups.mirrors) mirror.forgive();
       this.#detachAll();
     });
   }
@@ -298,7 +298,7 @@ export class IommuCore {
     this.enter('close');
     this.#closed = true;
     try {
-      for (const group of this.state.groups.all) group.mirror.quiesce();
+      this.state.groups.close();
     } finally {
       this.#disconnect();
       this.leave();

@@ -42,6 +42,16 @@ export interface ContextSwitchedEvent {
   readonly to: 'blocked' | 'bypass' | 'domain';
 }
 
+/**
+ * A host context in bypass does not show device registers that the guest memory has, since its host cannot map them
+ * (iommufd before Linux has dma-bufs of them): devices behind it reach RAM, but not the BARs of other devices.
+ */
+export interface MmioLeftOutEvent {
+  readonly type: 'mmio-left-out';
+  readonly context: string;
+  readonly endpoints: readonly number[];
+}
+
 /** Live mappings in a range lost access: for a moment, while entries were replaced, or until entries come free. */
 export interface DmaWindowEvent {
   readonly type: 'dma-window';
@@ -93,6 +103,7 @@ export type IommuEvent =
   | HostRefusalEvent
   | ContextBlockedEvent
   | ContextSwitchedEvent
+  | MmioLeftOutEvent
   | DmaWindowEvent
   | BudgetLowEvent
   | CompactedEvent

@@ -1,5 +1,6 @@
 // Host contexts and the endpoints that share them: decides what each context mirrors (spec/design.md).
 // A context mirrors one domain, bypass, or nothing; endpoints that differ get nothing until they agree.
+// Not here: which address space a context uses for it (shared-space.ts).
 import type { AddressRange } from '../base/ranges.ts';
 import { invertRanges, mergeRanges } from '../base/ranges.ts';
 import { U64_MAX } from '../base/check.ts';
@@ -13,30 +14,46 @@ import type { HostContext } from '../host/context.ts';
 import { HOST_PAGE_SHIFT } from '../host/context.ts';
 import type { Domain } from './domain.ts';
 import type { Endpoint } from './endpoint.ts';
+import { blockGroup, switchGroup } from './shared-space.ts';
 
 /** What an endpoint's guest state asks of its context. */
 export type Target = Domain | 'bypass' | 'blocked';
 
+/** Where a group is entered as a user of a domain's mirror. */
+interface Listed {
+  readonly domain: Domain;
+  readonly mirror: ContextMirror;
+}
+
 /** One host context with its endpoints. */
 export class HostGroup {
-  readonly mirror: ContextMirror;
+  readonly context: HostContext;
+  /** The address space that the devices use; other groups may use it too. */
+  mirror: ContextMirror;
   readonly members = new Set<Endpoint>();
   /** True while the members ask for different things. */
   differ = false;
+  /** True when no member can do DMA. */
+  quiet = false;
   /** Switches that a host refused. */
   failedSwitches = 0;
-  /** The domain whose list of mirrors names this context. */
-  listed: Domain | undefined = undefined;
+  /** Times that the group was blocked because an operation failed. */
+  blocks = 0;
+  /** The domain whose list of mirrors names the mirror because of this group. */
+  listed: Listed | undefined = undefined;
   #bypass: BypassSource | undefined;
   /** Members came or went since {@link bypassSource} was made. */
   #bypassStale = true;
+  readonly #owner: HostGroups;
 
-  constructor(mirror: ContextMirror) {
+  constructor(context: HostContext, mirror: ContextMirror, owner: HostGroups) {
+    this.context = context;
     this.mirror = mirror;
+    this.#owner = owner;
   }
 
   get name(): string {
-    return this.mirror.context.name;
+    return this.context.name;
   }
 
   get endpointIds(): number[] {
@@ -49,15 +66,15 @@ export class HostGroup {
     this.updateQuiet();
   }
 
-  /** A context is quiet when the bus-master bit of every member is known to be clear. */
+  /** A group is quiet when the bus-master bit of every member is known to be clear. */
   updateQuiet(): void {
     if (this.members.size === 0) return;
-    let quiet = true;
+    this.quiet = true;
     for (const { busMaster } of this.members) {
       if (busMaster !== undefined) this.mirror.quietKnown = true;
-      if (busMaster !== false) quiet = false;
+      if (busMaster !== false) this.quiet = false;
     }
-    this.mirror.setQuiet(quiet);
+    this.#owner.updateQuiet(this.mirror);
   }
 
   removeMember(endpoint: Endpoint): void {
@@ -66,15 +83,28 @@ export class HostGroup {
     this.updateQuiet();
   }
 
-  /** All guest memory but the reserved regions of the members (D-RES-5) and what the host cannot map. */
+  /** All guest memory but the reserved regions of the members (D-RES-5) and what the host cannot map (SIL-65). */
   get bypassSource(): BypassSource {
     if (this.#bypass === undefined || this.#bypassStale) {
       const holes = this.#holes();
-      // The same object while nothing changes, so that a context in bypass is left alone (I4).
-      if (this.#bypass?.hasHoles(holes) !== true) this.#bypass = new BypassSource(this.mirror.backing, holes);
+      const mmio = this.context.limits.mmio !== false;
+      // The same object while nothing changes, so that a context in bypass is left alone (I4), and the same for groups that
+      // show the same, so that they can share an address space.
+      if (this.#bypass?.shows(holes, mmio) !== true) this.#bypass = this.#owner.bypassWith(holes, mmio);
       this.#bypassStale = false;
     }
     return this.#bypass;
+  }
+
+  /** The last {@link bypassSource}, when it shows the same. */
+  bypassLike(holes: readonly PageRange[], mmio: boolean): BypassSource | undefined {
+    return this.#bypass?.shows(holes, mmio) === true ? this.#bypass : undefined;
+  }
+
+  /** True while the context is in bypass and device registers are not shown. */
+  get leavesMmioOut(): boolean {
+    const { source } = this.mirror;
+    return source instanceof BypassSource && !source.mmio;
   }
 
   /** The source that `target` means for this context. */
@@ -84,7 +114,7 @@ export class HostGroup {
   }
 
   #holes(): PageRange[] {
-    const { usableRanges } = this.mirror.context.limits;
+    const { usableRanges } = this.context.limits;
     const holes: AddressRange[] = invertRanges(usableRanges, { start: 0n, end: U64_MAX });
     for (const member of this.members) holes.push(...member.regions);
     const shift = BigInt(HOST_PAGE_SHIFT);
@@ -105,6 +135,8 @@ export class HostGroup {
 /** Hears about switches; every call is rare. */
 export interface GroupObserver extends MirrorObserver {
   switched(group: HostGroup): void;
+  /** A group is in bypass without device registers that the guest has (SIL-65). */
+  mmioLeftOut(group: HostGroup): void;
   /** After `operation` the members of the group ask for different things; the context is blocked until they agree. */
   differ(group: HostGroup, operation: string): void;
 }
@@ -128,25 +160,61 @@ export class HostGroups {
     return this.#groups.values();
   }
 
+  /** The mirrors of all groups, each once. */
+  get mirrors(): Iterable<ContextMirror> {
+    return new Set([...this.#groups.values()].map(({ mirror }) => mirror));
+  }
+
   /** The group of a host context; made when it is new. */
   groupOf(context: HostContext): HostGroup {
     let group = this.#groups.get(context);
     if (group === undefined) {
-      group = new HostGroup(new ContextMirror(context, this.#backing, this.#observer, this.#capFactor, this.#settings));
+      group = new HostGroup(context, this.makeMirror(context), this);
       this.#groups.set(context, group);
     }
     return group;
   }
 
-  groupOfMirror(mirror: ContextMirror): HostGroup | undefined {
-    return this.#groups.get(mirror.context);
+  /** Mirrors nothing into the address space that a context uses. */
+  makeMirror(context: HostContext): ContextMirror {
+    return new ContextMirror(context, this.#backing, this.#observer, this.#capFactor, this.#settings);
+  }
+
+  /** The groups whose devices use the address space of a mirror. */
+  usersOf(mirror: ContextMirror): HostGroup[] {
+    return mirror.contexts.flatMap((context) => this.#groups.get(context) ?? []);
+  }
+
+  /** Bypass with these holes, with or without device registers: one object for all groups. */
+  bypassWith(holes: readonly PageRange[], mmio: boolean): BypassSource {
+    for (const group of this.#groups.values()) {
+      const same = group.bypassLike(holes, mmio);
+      if (same !== undefined) return same;
+    }
+    return new BypassSource(this.#backing, holes, mmio);
+  }
+
+  /** A mirror is quiet when all of its groups are. */
+  updateQuiet(mirror: ContextMirror): void {
+    const users = this.usersOf(mirror);
+    if (users.length > 0) mirror.setQuiet(users.every(({ quiet }) => quiet));
+  }
+
+  /** Device registers came: tells of the groups that do not show them. */
+  tellMmio(): void {
+    for (const group of this.#groups.values()) if (group.leavesMmioOut) this.#observer.mmioLeftOut(group);
   }
 
   /** Forgets a group without members; its context keeps no entries, or is remembered while the host keeps them. */
   release(group: HostGroup): void {
-    group.mirror.quiesce();
-    list(group, undefined);
-    if (group.mirror.entries.size === 0) this.#groups.delete(group.mirror.context);
+    blockGroup(this, group);
+    this.#list(group, undefined);
+    if (group.mirror.entries.size === 0) this.#groups.delete(group.context);
+  }
+
+  /** Blocks every context and leaves each with an address space of its own. */
+  close(): void {
+    for (const group of this.#groups.values()) blockGroup(this, group);
   }
 
   /**
@@ -155,33 +223,44 @@ export class HostGroups {
    * former state is back when `mayRestore` and the host allows it, and the context is blocked otherwise.
    */
   settle(group: HostGroup, targetOf: (endpoint: Endpoint) => Target, operation: string, mayRestore: boolean): number {
-    const { mirror } = group;
-    const former = mirror.source;
+    const former = group.mirror.source;
+    const { blocks } = group;
     const wanted = agree(group, targetOf);
     const source = wanted === 'differ' ? undefined : group.sourceOf(wanted);
+    const domain = typeof wanted === 'string' ? undefined : wanted;
     let errno = 0;
     if (source === undefined) {
-      mirror.quiesce();
+      blockGroup(this, group);
       if (wanted === 'differ' && !group.differ) this.#observer.differ(group, operation);
     } else if (source !== former) {
-      errno = mirror.switchTo(source, mayRestore);
+      errno = switchGroup(this, group, source, domain, mayRestore);
       if (errno !== 0) group.failedSwitches++;
     }
     if (errno === 0 || !mayRestore) group.differ = wanted === 'differ';
-    if (source !== undefined && mirror.source === source) list(group, typeof wanted === 'string' ? undefined : wanted);
-    else if (mirror.source === undefined) list(group, undefined);
-    if (mirror.source !== former) this.#observer.switched(group);
+    if (source !== undefined && group.mirror.source === source) this.#list(group, domain);
+    else if (group.mirror.source === undefined) this.#list(group, undefined);
+    // One that was told to be blocked on the way is back.
+    if (group.mirror.source !== former || (group.mirror.source !== undefined && group.blocks > blocks)) {
+      this.#observer.switched(group);
+      if (group.leavesMmioOut && this.#backing.mmioRegions > 0) this.#observer.mmioLeftOut(group);
+    }
     return errno;
   }
-}
 
-/** Enters a context into the mirrors of `domain` and takes it out of those of the domain that it mirrored before. */
-function list(group: HostGroup, domain: Domain | undefined): void {
-  const { mirror, listed } = group;
-  if (listed === domain) return;
-  if (listed !== undefined) listed.mirrors = listed.mirrors.filter((other) => other !== mirror);
-  if (domain !== undefined) domain.mirrors = [...domain.mirrors, mirror];
-  group.listed = domain;
+  /** Enters the mirror of a group into those of `domain`, and takes out what it was entered as before. */
+  #list(group: HostGroup, domain: Domain | undefined): void {
+    const { mirror, listed } = group;
+    if (listed?.domain === domain && (domain === undefined || listed?.mirror === mirror)) return;
+    group.listed = domain === undefined ? undefined : { domain, mirror };
+    if (listed !== undefined && !this.#isListed(listed)) {
+      listed.domain.mirrors = listed.domain.mirrors.filter((other) => other !== listed.mirror);
+    }
+    if (domain?.mirrors.includes(mirror) === false) domain.mirrors = [...domain.mirrors, mirror];
+  }
+
+  #isListed({ domain, mirror }: Listed): boolean {
+    return this.usersOf(mirror).some(({ listed }) => listed?.domain === domain && listed.mirror === mirror);
+  }
 }
 
 function agree(group: HostGroup, targetOf: (endpoint: Endpoint) => Target): Target | 'differ' {

@@ -620,3 +620,29 @@ it('many endpoints with many reserved regions can share a domain', () => {
     for (let i = 1; i <= 800; i++) expect(rig.detach(1, i)).toBe('OK');
   }
 });
+
+describe('device registers on a host that cannot map them', () => {
+  it('are left out of bypass, which is told when there are some and when some come; a MAP of them is refused [SIL-65]', () => {
+    const rig = new Rig({ groups: [[1]], ram: [[0x100, 4]], cold: true, context: () => ({ flavour: 'iommufd' }) }); // prettier-ignore
+    const told = (): number => rig.events.filter(({ type }) => type === 'mmio-left-out').length;
+    expect([rig.reach(1), told()]).toEqual([rig.allRam, 0]);
+    const bar = rig.addMmio(0x200, 2);
+    expect([rig.reach(1), told(), rig.counters['contextBlocks']]).toEqual([rig.allRam, 1, 0]);
+    expect(rig.lastEvent('mmio-left-out')).toEqual({ type: 'mmio-left-out', context: 'iommufd group 0', endpoints: [1] }); // prettier-ignore
+    rig.driver.start();
+    rig.attach(1, 1);
+    expect([rig.map(1, 5, 1, 0x200), rig.map(1, 5, 1, 0x100), told()]).toEqual(['DEVERR', 'OK', 1]);
+    rig.detach(1, 1);
+    expect([rig.reach(1), told()]).toEqual([rig.allRam, 2]);
+    rig.memory.removeRegion(bar);
+    rig.attach(1, 1);
+    rig.detach(1, 1);
+    expect([rig.reach(1), told()]).toEqual([rig.allRam, 2]);
+  });
+
+  it('are in bypass where the host can', () => {
+    const rig = new Rig({ groups: [[1]], ram: [[0x100, 4]] });
+    rig.addMmio(0x200, 2);
+    expect([rig.reach(1).size, rig.eventTypes().includes('mmio-left-out')]).toEqual([6, false]);
+  });
+});

@@ -55,14 +55,15 @@ export class MemoryLink implements MemoryObserver {
   #add(place: BackedPlace): void {
     const { backing, groups } = this.#state;
     backing.add(place.gpa, place.pages, place.va, place.flags);
-    for (const { mirror } of groups.all) installMemory(mirror, place);
+    for (const mirror of groups.mirrors) installMemory(mirror, place);
+    if ((place.flags & HOST_MMIO) !== 0) groups.tellMmio();
   }
 
   #remove(place: BackedPlace): void {
     const { backing, groups } = this.#state;
-    for (const { mirror } of groups.all) removeMemory(mirror, place);
+    for (const mirror of groups.mirrors) removeMemory(mirror, place);
     backing.remove(place.gpa);
-    for (const { mirror } of groups.all) if (!mirror.quiet) reinstallRevoked(mirror);
+    for (const mirror of groups.mirrors) if (!mirror.quiet) reinstallRevoked(mirror);
   }
 
   discarding(gpa: bigint, size: bigint): string | undefined {

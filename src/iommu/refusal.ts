@@ -109,10 +109,11 @@ export function reportSwitchRefusal(
   if (!recorded) state.faults.report(endpoint, abi.VIRTIO_IOMMU_FAULT_R_UNKNOWN, 0, 0, 0);
 }
 
-/** Tells that a context was blocked because an operation failed; the answered state of the guest stands. */
+/** Tells that the context `name` of `groups` was blocked because an operation failed; the guest's state as answered stands. */
 export function reportBlocked(
   state: IommuState,
-  group: HostGroup,
+  name: string,
+  groups: readonly HostGroup[],
   operation: string,
   errno: number,
   page: number,
@@ -123,8 +124,8 @@ export function reportBlocked(
   if (state.events.active) {
     state.events.emit({
       type: 'context-blocked',
-      context: group.name,
-      endpoints: group.endpointIds,
+      context: name,
+      endpoints: groups.flatMap((group) => group.endpointIds),
       reason: 'operation failed',
       operation,
       errno,
@@ -132,8 +133,11 @@ export function reportBlocked(
       end: iova === undefined || pages === 0 ? undefined : iova + (BigInt(pages) << BigInt(HOST_PAGE_SHIFT)) - 1n,
     });
   }
-  for (const endpoint of group.members) {
-    if (iova !== undefined) recordRefusal(state, endpoint, iova);
-    else state.faults.report(endpoint, abi.VIRTIO_IOMMU_FAULT_R_UNKNOWN, 0, 0, 0);
+  for (const group of groups) {
+    group.blocks++;
+    for (const endpoint of group.members) {
+      if (iova !== undefined) recordRefusal(state, endpoint, iova);
+      else state.faults.report(endpoint, abi.VIRTIO_IOMMU_FAULT_R_UNKNOWN, 0, 0, 0);
+    }
   }
 }

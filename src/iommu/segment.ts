@@ -79,6 +79,6 @@ export class Segment implements RefusalSink {
     domain.table.remove(start);
     state.mappings--;
     this.status[token] = statusOfErrno(errno);
-    reportMapRefusal(state, domain, mirror.context.name, errno, state.granule.addressOf(start));
+    reportMapRefusal(state, domain, mirror.name, errno, state.granule.addressOf(start));
   }
 }

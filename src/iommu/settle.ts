@@ -28,10 +28,9 @@ function switchGroup(
 ): number {
   const { group } = endpoint;
   if (group === undefined) return 0;
-  const { blocks } = group.mirror.tally;
+  const { blocks } = group;
   const errno = state.groups.settle(group, targetOf, operation, domain !== undefined);
   // A context that was blocked has told every endpoint already.
-  if (errno !== 0)
-    reportSwitchRefusal(state, group, operation, errno, domain, endpoint, group.mirror.tally.blocks > blocks);
+  if (errno !== 0) reportSwitchRefusal(state, group, operation, errno, domain, endpoint, group.blocks > blocks);
   return errno;
 }

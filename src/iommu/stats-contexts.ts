@@ -9,7 +9,8 @@ export function contextStats(state: IommuState): ContextStats[] {
     const { tally } = mirror;
     return {
       name: group.name,
-      flavour: mirror.context.flavour,
+      flavour: group.context.flavour,
+      sharedWith: mirror.contexts.filter((context) => context !== group.context).map(({ name }) => name),
       endpoints: group.endpointIds,
       state: mirror.source?.kind ?? 'blocked',
       blockedBy: mirror.blockedBy,

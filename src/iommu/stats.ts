@@ -49,6 +49,8 @@ export function countStatus(state: IommuState, type: number, status: number): vo
 export interface ContextStats {
   readonly name: string;
   readonly flavour: 'type1' | 'iommufd';
+  /** Other contexts whose devices use the same address space (one domain on iommufd): its figures are those of them all. */
+  readonly sharedWith: readonly string[];
   readonly endpoints: readonly number[];
   readonly state: 'blocked' | 'bypass' | 'domain';
   /** By what means a blocked context is kept from DMA. */

@@ -3,7 +3,7 @@
 // What devices reach is asked of the simulated host's prober. Unit: 4 KiB page numbers.
 import type { AddressRange } from '../../src/base/ranges.ts';
 import type { ContextMirror } from '../../src/coalesce/mirror.ts';
-import type { SimulatedIommufdContext, SimulatedType1Context } from '../../src/host/simulated.ts';
+import type { IommufdMode, SimulatedIommufdContext, SimulatedType1Context } from '../../src/host/simulated.ts';
 import { SimulatedAddressSpace, SimulatedHost } from '../../src/host/simulated.ts';
 import type { HostLimitOptions } from '../../src/host/simulated/host-options.ts';
 import type { MmapOptions } from '../../src/host/simulated/address-space.ts';
@@ -51,7 +51,11 @@ export interface RamSpec {
 export interface ContextSpec extends HostLimitOptions {
   readonly endpoints: readonly number[];
   readonly flavour?: 'type1' | 'iommufd';
+  /** Of iommufd. */
+  readonly mode?: IommufdMode;
   readonly mediated?: boolean;
+  /** The context says that it cuts entries, which type1 refuses to do. */
+  readonly claimsCuts?: boolean;
 }
 
 export interface PlanRigOptions {
@@ -94,13 +98,14 @@ export class PlanRig {
     this.memory.addRegion({ gpa: RINGS, size: BigInt(RING_BYTES), windows: [RING_MEMORY.fill(0)] });
     const told = options.busMaster ?? false;
     (options.contexts ?? [{ endpoints: [1] }]).forEach((spec, group) => {
-      const { flavour, endpoints, mediated, ...limits } = spec;
+      const { flavour, mode = 'large', endpoints, mediated, claimsCuts, ...limits } = spec;
       const on = { busMaster: told !== false };
       this.contexts.push(
         flavour === 'iommufd'
-          ? this.host.createContext({ ...limits, ...on, group, endpoints, flavour })
+          ? this.host.createContext({ ...limits, ...on, group, endpoints, flavour, mode })
           : this.host.createContext({ ...limits, ...on, group, endpoints, ...(mediated === true ? { mediated } : {}) }),
       );
+      if (claimsCuts === true) claimCuts(this.contexts[group]!);
       this.#ids.push(...endpoints);
     });
     this.iommu = new VirtioIommu({
@@ -282,6 +287,10 @@ export class PlanRig {
   eventsOf<T extends IommuEvent['type']>(type: T): Extract<IommuEvent, { type: T }>[] {
     return this.events.filter((event): event is Extract<IommuEvent, { type: T }> => event.type === type);
   }
+}
+
+function claimCuts(context: SimulatedType1Context | SimulatedIommufdContext): void {
+  Object.defineProperty(context, 'limits', { value: { ...context.limits, windowPieces: 0, cuts: true } });
 }
 
 /** Inclusive byte range of pages. */

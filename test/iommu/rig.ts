@@ -4,7 +4,13 @@
 import type { AddressRange } from '../../src/base/ranges.ts';
 import type { ReservedRegion } from '../../src/base/reserved.ts';
 import type { ContextMirror } from '../../src/coalesce/mirror.ts';
-import type { SimulatedHostOptions, SimulatedType1Context } from '../../src/host/simulated.ts';
+import type {
+  ContextOptions,
+  IommufdContextOptions,
+  SimulatedHostOptions,
+  SimulatedIommufdContext,
+  SimulatedType1Context,
+} from '../../src/host/simulated.ts';
 import { SimulatedHost } from '../../src/host/simulated.ts';
 import type { IommuCore, TranslateResult } from '../../src/iommu/core.ts';
 import type { IommuEvent } from '../../src/iommu/events.ts';
@@ -32,6 +38,8 @@ export interface RigOptions {
   readonly reserved?: Readonly<Record<number, readonly ReservedRegion[]>>;
   readonly host?: SimulatedHostOptions;
   readonly usableRanges?: readonly AddressRange[];
+  /** More about the context of a group, for example its flavour; default type1. */
+  readonly context?: (group: number) => Partial<ContextOptions | IommufdContextOptions>;
   readonly device?: Partial<Omit<VirtioIommuOptions, 'memory' | 'endpoints'>>;
   /** Features that the driver accepts. */
   readonly accept?: bigint;
@@ -47,7 +55,7 @@ export type Reach = ReadonlyMap<number, string>;
 export class Rig {
   readonly host: SimulatedHost;
   readonly memory = new GuestMemory();
-  readonly contexts: SimulatedType1Context[] = [];
+  readonly contexts: (SimulatedType1Context | SimulatedIommufdContext)[] = [];
   readonly iommu: VirtioIommu;
   readonly driver: IommuDriver;
   readonly events: IommuEvent[] = [];
@@ -70,7 +78,7 @@ export class Rig {
     const reserved = (id: number): { reserved?: readonly ReservedRegion[] } =>
       options.reserved?.[id] === undefined ? {} : { reserved: options.reserved[id] };
     const passed = (options.groups ?? []).flatMap((endpoints, group) => {
-      const host = this.host.createContext({ group, endpoints });
+      const host = this.host.createContext({ group, endpoints, ...options.context?.(group) });
       this.contexts.push(host);
       return endpoints.map((id) => ({ id, host, ...reserved(id) }));
     });

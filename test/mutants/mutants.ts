@@ -541,7 +541,7 @@ const PLAN_REMOVAL: readonly Mutant[] = [
     'if (from !== NONE) mirror.waiting.add(from, end, flags, count > 1);',
     '',
   ),
-  plan('tally', 'demotion', 'never lets the devices go on', 'this.#settings.resumeDma?.(this.#context);', ''),
+  plan('tally', 'demotion', 'never lets the devices go on', 'this.#settings.resumeDma?.(context);', ''),
 ];
 
 const PLAN_ROOM: readonly Mutant[] = [
@@ -842,15 +842,15 @@ const PLAN_SWITCH: readonly Mutant[] = [
     'iommu/host-groups',
     'install',
     'an unknown device counts as off',
-    'if (busMaster !== false) quiet = false;',
-    'if (busMaster === true) quiet = false;',
+    'if (busMaster !== false) this.quiet = false;',
+    'if (busMaster === true) this.quiet = false;',
   ),
   plan(
     'iommu/host-groups',
     'install',
     'the last device decides for its group',
-    'if (busMaster !== false) quiet = false;',
-    'quiet = busMaster === false;',
+    'if (busMaster !== false) this.quiet = false;',
+    'this.quiet = busMaster === false;',
   ),
   plan(
     'memory-change',
@@ -872,6 +872,71 @@ const PLAN_SWITCH: readonly Mutant[] = [
     'memory that does not fit is half shown',
     "mirror.block('new memory region', Errno.ENOSPC, NONE)",
     'void 0',
+  ),
+];
+
+const SHARED: readonly Mutant[] = [
+  iommu('shared-space', 'a live group sees half of a plan', 'if (!group.quiet) mirror.setQuiet(false);', 'void 0;'),
+  iommu(
+    'shared-space',
+    'a group joins what was blocked meanwhile',
+    'mirror.source === source ? context.attachTo(mirror.context) : Errno.EIO',
+    'context.attachTo(mirror.context)',
+  ),
+  iommu(
+    'shared-space',
+    'a group that leaves keeps the address space',
+    'const errno = isSharing(context) ? context.attachAlone() : 0;',
+    'const errno = 0;',
+  ),
+  iommu(
+    'shared-space',
+    'those who stay are as live as before',
+    'groups.updateQuiet(former);\n  groups.updateQuiet(group.mirror);',
+    'groups.updateQuiet(group.mirror);',
+  ),
+  iommu(
+    'shared-space',
+    'a refused move is not taken back',
+    'const restores = mayRestore &&',
+    'const restores = !mayRestore &&',
+  ),
+  iommu('shared-space', 'a blocked group is not tried again', 'const errno = part(groups, group);', 'const errno = 0;'),
+  iommu(
+    'host-groups',
+    'one quiet group is enough',
+    'users.every(({ quiet }) => quiet)',
+    'users.some(({ quiet }) => quiet)',
+  ),
+  iommu(
+    'host-groups',
+    'the first to leave takes the mirror with it',
+    'return this.usersOf(mirror).some(',
+    'return this.usersOf(mirror).every(',
+  ),
+  iommu(
+    'host-groups',
+    'bypass shows what others may see',
+    'return this.#bypass?.shows(holes, mmio) === true ? this.#bypass : undefined;',
+    'return holes.length >= 0 || mmio ? this.#bypass : undefined;',
+  ),
+  iommu(
+    'host-groups',
+    'contexts share after close',
+    'for (const group of this.#groups.values()) blockGroup(this, group);',
+    'for (const group of this.#groups.values()) group.mirror.quiesce();',
+  ),
+  coalesce(
+    'mirror',
+    'only the first group is stopped',
+    'this.contexts.filter((context) => context.clearBusMaster() !== 0)',
+    'this.contexts.slice(0, 1).filter((context) => context.clearBusMaster() !== 0)',
+  ),
+  coalesce(
+    'tally',
+    'a stall of one group is one of all',
+    'this.#paused.length === this.#contexts.length ? undefined',
+    'this.#paused.length > 0 ? undefined',
   ),
 ];
 
@@ -929,6 +994,7 @@ export const MUTANTS: readonly Mutant[] = [
   ...REPLY,
   ...TRANSLATION,
   ...LIFE,
+  ...SHARED,
   ...IN_PLACE,
   ...TABLE,
   ...PLAN_SHAPE,

@@ -14,6 +14,10 @@ export interface Wishes {
   readonly policy?: string;
   /** Limits to draw from instead of the usual ones. */
   readonly limits?: readonly number[];
+  /** Only hosts that cut entries, each context with an address space of its own. */
+  readonly cuts?: boolean;
+  /** Only contexts of one mode whose address spaces can be shared. */
+  readonly share?: boolean;
 }
 
 export function chance(random: Random, percent: number): boolean {
@@ -28,6 +32,8 @@ const LIMITS = [8, 8, 16, 16, 16, 64, 64, 65_535];
 /** Limits that are already reached by one mapping, or by bypass. */
 const TIGHT = [0, 1, 2, 3, 4, 5, 6];
 
+const CUTTING = { flavour: 'iommufd', mode: 'cut', share: false, mediated: false } as const;
+
 /** A machine for one run. */
 export function generateSetup(random: Random, wishes: Wishes = {}): Setup {
   const large = chance(random, 12);
@@ -36,10 +42,13 @@ export function generateSetup(random: Random, wishes: Wishes = {}): Setup {
   const groups = pick(random, [[1], [1], [2], [1, 1], [1, 1], [2, 1], [1, 2], [3], [1, 1, 1]]);
   const hole = chance(random, 15) && iova < 0x1000;
   const limits = wishes.limits ?? (chance(random, 8) ? TIGHT : LIMITS);
+  const mode = pick(random, ['large', 'cut'] as const);
+  const shared = { flavour: 'iommufd', mode, share: true, mediated: false } as const;
   let next = 1;
   const contexts = groups.map((members): ContextSetup => {
     const endpoints = Array.from({ length: members }, () => next++);
-    return generateContext(random, endpoints, limits, iova, span, hole);
+    const drawn = generateContext(random, endpoints, limits, iova, span, hole);
+    return { ...drawn, ...(wishes.cuts === true ? CUTTING : {}), ...(wishes.share === true ? shared : {}) };
   });
   const iommufd = contexts.some(({ flavour }) => flavour === 'iommufd');
   const emulated = chance(random, 20) ? 1 : 0;
@@ -49,7 +58,7 @@ export function generateSetup(random: Random, wishes: Wishes = {}): Setup {
   return {
     contexts,
     endpoints,
-    regions: generateRegions(random, large, !iommufd || chance(random, 10)),
+    regions: generateRegions(random, large, !iommufd || chance(random, 50)),
     policy,
     gather: pick(random, ['auto', 'auto', 'always', 'always', 'always', 'never']),
     maxEntryPages: chance(random, 25) ? pick(random, [1, 2, 4, 16, 600]) : 0,
@@ -73,11 +82,14 @@ function generateContext(
   hole: boolean,
 ): ContextSetup {
   const flavour = chance(random, 22) ? 'iommufd' : 'type1';
+  const mode = flavour === 'iommufd' && chance(random, 50) ? 'cut' : 'large';
   const top = iova > 2 ** 40 ? PAGE_END : 2 ** 35;
   const middle = Math.max(iova, GPA_FIRST) + random.below(span);
   const mediated = flavour === 'type1' && chance(random, 6);
   return {
     flavour,
+    mode,
+    share: flavour === 'iommufd' && chance(random, 60),
     endpoints,
     entryLimit: pick(random, limits),
     lie: chance(random, 6) ? pick(random, [-4, -1, 1, 4, 100]) : 0,

@@ -15,6 +15,8 @@ const PAGE_END = 2 ** 52;
 
 const CONTEXT: ContextSetup = {
   flavour: 'type1',
+  mode: 'large',
+  share: false,
   endpoints: [1],
   entryLimit: 65_535,
   lie: 0,

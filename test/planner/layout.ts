@@ -112,13 +112,14 @@ export class Layout {
     return before;
   }
 
-  /** What bypass gives: all of memory at its own address, cut at `holes` and where it would touch their edges. */
-  bypassMaps(holes: readonly (readonly [number, number])[]): Mapping[] {
+  /** What bypass gives: all of memory at its own address, cut at `holes` and where it would touch their edges; with registers or not. */
+  bypassMaps(holes: readonly (readonly [number, number])[], mmio: boolean): Mapping[] {
     const maps: Mapping[] = [];
     const add = (start: number, end: number): void => {
       if (start < end) maps.push({ start, end, target: start, flags: 3, from: 0, until: FOREVER });
     };
     for (const { page, setup } of this.#sorted()) {
+      if (setup.kind === 'mmio' && !mmio) continue;
       let at = page;
       const end = page + setup.pages;
       for (const [first, behind] of holes) {

@@ -1,7 +1,8 @@
 // Runs many random lists of steps on the whole device over simulated hosts, with a refusal at every host operation in turn,
 // in several processes, and checks the invariants of the host plan after every single host operation.
-//   tsx test/planner/main.ts [--runs N] [--seed N|random] [--workers N] [--policy NAME] [--tight] | --replay LIST_SEED
-// VIOMMU_PLANNER_RUNS, VIOMMU_SEED and VIOMMU_WORKERS set the defaults. --tight: hosts with 0, 1 or 2 entries.
+//   tsx test/planner/main.ts [--runs N] [--seed N|random] [--workers N] [--policy NAME] [--tight] [--cuts] [--share] | --replay LIST_SEED
+// VIOMMU_PLANNER_RUNS, VIOMMU_SEED and VIOMMU_WORKERS set the defaults. --tight: hosts with 0, 1 or 2 entries;
+// --cuts: only hosts that cut entries; --share: only contexts that can share their address spaces.
 // Exit code 1 after a broken invariant, which is printed with the smallest list of steps that shows it.
 import { isWorker, readOptions, runShares, serveShare } from '../property/parallel.ts';
 import { POLICIES } from '../../src/coalesce/settings.ts';
@@ -16,7 +17,7 @@ const WISHES = 'VIOMMU_PLANNER_WISHES';
 
 function takeWishes(): Wishes {
   const args = process.argv;
-  const wishes: { policy?: string; limits?: number[] } = {};
+  const wishes: { policy?: string; limits?: number[]; cuts?: boolean; share?: boolean } = {};
   const at = args.indexOf('--policy');
   if (at >= 0) {
     const [, policy] = args.splice(at, 2);
@@ -27,14 +28,36 @@ function takeWishes(): Wishes {
     args.splice(tight, 1);
     wishes.limits = [0, 1, 2];
   }
+  const cuts = args.indexOf('--cuts');
+  if (cuts >= 0) {
+    args.splice(cuts, 1);
+    wishes.cuts = true;
+  }
+  const share = args.indexOf('--share');
+  if (share >= 0) {
+    args.splice(share, 1);
+    wishes.share = true;
+  }
   return wishes;
+}
+
+/** The wishes as they stand on the command line: they are part of what a seed makes. */
+function flags(): string {
+  const { policy, limits, cuts, share } = JSON.parse(process.env[WISHES] ?? '{}') as Wishes;
+  const given = [
+    policy === undefined ? '' : ` --policy ${policy}`,
+    limits === undefined ? '' : ' --tight',
+    cuts === true ? ' --cuts' : '',
+    share === true ? ' --share' : '',
+  ];
+  return given.join('');
 }
 
 function one(runner: Runner, seed: number, most?: number): string | undefined {
   const failure = most === undefined ? runner.run(seed, Infinity, true) : runner.run(seed, most);
   if (failure === undefined) return undefined;
   const small = describeFailure(shrink(runner, failure));
-  return `${small}\nagain: npx tsx test/planner/main.ts --replay ${seed}`;
+  return `${small}\nagain: npx tsx test/planner/main.ts --replay ${seed}${flags()}`;
 }
 
 async function main(): Promise<number> {

@@ -58,7 +58,8 @@ export function contextOptions(group: number, setup: ContextSetup): ContextOptio
     start: BigInt(first) * 4096n,
     end: BigInt(end) * 4096n - 1n,
   }));
-  if (setup.flavour === 'iommufd') return { ...common, usableRanges, flavour: 'iommufd' };
+  if (setup.flavour === 'iommufd')
+    return { ...common, usableRanges, flavour: 'iommufd', mode: setup.mode, share: setup.share };
   const limits = { entryLimit: setup.entryLimit, entriesLeftOffset: setup.lie };
   if (setup.mediated) return { ...common, ...limits, mediated: true };
   const windows = setup.windowPieces < 0 ? {} : { windowPieces: setup.windowPieces };

@@ -18,9 +18,13 @@ describe.each(POLICIES)('policy %s', (policy) => {
   });
 });
 
-describe('hosts with no, one or two entries', () => {
+describe.each([
+  ['hosts with no, one or two entries', { limits: [0, 1, 2] }],
+  ['hosts that cut entries', { cuts: true }],
+  ['hosts whose address spaces are shared', { share: true }],
+])('%s', (_name, wishes) => {
   it('keep the invariants of the host plan', () => {
-    const runner = new Runner({ limits: [0, 1, 2] });
+    const runner = new Runner(wishes);
     for (let i = 0; runner.counts.runs < RUNS; i++) {
       const failure = runner.run(listSeed(SEED, i), RUNS - runner.counts.runs);
       if (failure !== undefined) expect.fail(describeFailure(shrink(runner, failure)));

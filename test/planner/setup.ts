@@ -19,6 +19,10 @@ export interface RegionSetup {
 
 export interface ContextSetup {
   readonly flavour: 'type1' | 'iommufd';
+  /** Of iommufd: whether the host cuts entries. */
+  readonly mode: 'large' | 'cut';
+  /** Of iommufd: whether its address space can be shared with that of others. */
+  readonly share: boolean;
   readonly endpoints: readonly number[];
   readonly entryLimit: number;
   /** Added to what the host says of entries left. */
@@ -148,6 +152,8 @@ export function formatSetup(setup: Setup): string[] {
   setup.contexts.forEach((context, i) => {
     const odd = [
       context.lie === 0 ? '' : `, lies by ${context.lie}`,
+      context.mode === 'cut' ? ', cuts' : '',
+      context.share ? ', shares' : '',
       context.mediated ? ', mediated' : '',
       context.windowPieces < 0 ? '' : `, ${context.windowPieces} window pieces`,
       context.writeOnlyReadable ? ', write-only readable' : '',

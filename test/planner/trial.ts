@@ -2,6 +2,7 @@
 // spec/design.md broke first. A host operation can be made to fail. Not here: what is compared (reach.ts, engine.ts).
 // Unit: 4 KiB page numbers, ends exclusive.
 import type { ReachableRun, SimulatedOperation } from '../../src/host/simulated.ts';
+import type { ContextMirror } from '../../src/coalesce/mirror.ts';
 import type { DmaProber } from '../../src/host/simulated.ts';
 import type { DmaWindowEvent } from '../../src/iommu/events.ts';
 import { STATUS_NAMES, statusOfErrno } from '../../src/iommu/status.ts';
@@ -9,6 +10,7 @@ import type { ContextStats } from '../../src/iommu/stats.ts';
 import { NONE } from '../../src/intervals/table.ts';
 import type { GuestDomain, GuestEndpoint, Mapping, Target } from './engine.ts';
 import { Engine } from './engine.ts';
+import { entriesDiffer } from './entries.ts';
 import type { Backing, Need } from './layout.ts';
 import type { SimulatedContext } from './machine.ts';
 import { Machine } from './machine.ts';
@@ -34,6 +36,7 @@ interface Watched {
   readonly probers: readonly DmaProber[];
   /** What bypass leaves out. */
   readonly holes: readonly (readonly [number, number])[];
+  readonly mmio: boolean;
   bypass: BypassMaps;
   /** An operation failed, and nothing was mirrored since. */
   failed: boolean;
@@ -50,8 +53,9 @@ interface Watched {
   masters: number;
   /** Ranges that a live context lost for want of room. */
   revoked: (readonly [number, number])[];
-  /** Counted windows at the start of the step. */
+  /** Counted windows at the start of the step, and the contexts to which the count belongs. */
   windows: number;
+  users: readonly unknown[] | undefined;
   /** Pages found missing in this step, as pairs. */
   missing: number[];
   /** RAM pages that its target took at the start of the kick. */
@@ -75,6 +79,9 @@ export interface Reached {
   joins: number;
   gathers: number;
   demotions: number;
+  cuts: number;
+  /** Ends of steps at which a context shares its address space with others. */
+  shared: number;
   windows: number;
   stalls: number;
   compactions: number;
@@ -87,6 +94,8 @@ export const REACHED_NOTHING: Readonly<Reached> = {
   joins: 0,
   gathers: 0,
   demotions: 0,
+  cuts: 0,
+  shared: 0,
   windows: 0,
   stalls: 0,
   compactions: 0,
@@ -124,7 +133,9 @@ export class Trial {
       if (operation.kind === 'window' && operation.errno !== 0) this.#windowRefused = true;
       this.#look(operation);
     });
-    this.machine.onPause = (context) => this.#lookAt(this.#named(context), 'pause');
+    this.machine.onPause = (context) => {
+      for (const each of this.#named(context)) this.#lookAt(each, 'pause');
+    };
     for (const { at, errno, times } of failures) this.machine.host.failAt(at, errno, { times });
   }
 
@@ -216,6 +227,7 @@ export class Trial {
       page = end;
     }
     ends.push([page, 2 ** 52]);
+    const mmio = host.limits.mmio !== false;
     const holes = ends.filter(([first, end]) => first < end).sort((a, b) => a[0] - b[0]);
     return {
       index,
@@ -224,7 +236,8 @@ export class Trial {
       members,
       probers: context.endpoints.map((id) => this.machine.host.prober(id)),
       holes,
-      bypass: { maps: layout.bypassMaps(holes), gone: [] },
+      mmio,
+      bypass: { maps: layout.bypassMaps(holes, mmio), gone: [] },
       failed: false,
       failedInStep: false,
       failedNow: false,
@@ -234,18 +247,32 @@ export class Trial {
       masters: 0,
       revoked: [],
       windows: 0,
+      users: undefined,
       missing: [],
       ram: 0,
       alwaysForward: setup.policy === 'forward',
     };
   }
 
-  #named(name: string): Watched {
-    return this.#watched.find(({ host }) => host.name === name)!;
+  /** Those that an event names: all that share an address space. */
+  #named(name: string): Watched[] {
+    const names = name.split(' + ');
+    return this.#watched.filter(({ host }) => names.includes(host.name));
+  }
+
+  /** Those whose devices may notice what is done through `context`. */
+  #besides(context: Watched): Watched[] {
+    const { share, mode } = context.setup;
+    if (!share) return [context];
+    return this.#watched.filter(({ setup }) => setup.share && setup.mode === mode);
   }
 
   #contextOf(endpoint: number): Watched {
     return this.#watched.find(({ setup }) => setup.endpoints.includes(endpoint))!;
+  }
+
+  #mirrorOf({ index }: Watched): ContextMirror {
+    return [...this.machine.iommu.core.state.groups.all][index]!.mirror;
   }
 
   /** Endpoints whose bus-master bit the device hears about. */
@@ -284,6 +311,9 @@ export class Trial {
     const index = this.machine.contexts.indexOf(context as SimulatedContext);
     if (errno === 0 && (kind === 'clearBusMaster' || kind === 'resetDevices')) this.machine.cleared(context.name);
     const watched = this.#watched[index]!;
+    // The device takes note of it afterwards.
+    if (kind === 'unmap' && errno === 0 && this.#mirrorOf(watched).entries.table.splits(iova, iova + pages))
+      this.reached.cuts++;
     if (this.#inKick) {
       const answered = (this.machine.driver.requestQueue.usedIndex - this.#usedAtKick) & 0xffff;
       if (answered !== this.#answered) {
@@ -292,7 +322,8 @@ export class Trial {
         for (const each of this.#watched) this.#note(each, 'answers');
       }
     }
-    this.#lookAt(watched, `${kind} 0x${iova.toString(16)}+${pages}${errno === 0 ? '' : ` errno ${errno}`}`);
+    const what = `${kind} 0x${iova.toString(16)}+${pages}${errno === 0 ? '' : ` errno ${errno}`}`;
+    for (const each of this.#besides(watched)) this.#lookAt(each, what);
   }
 
   #lookAt(context: Watched, what: string): void {
@@ -344,7 +375,8 @@ export class Trial {
       if (layout.has(index)) layout.remove(index);
       else if (!layout.add(index)) return false;
     } else if (!layout.move(index, step.page)) return false;
-    for (const each of this.#watched) each.bypass = { maps: layout.bypassMaps(each.holes), gone: each.bypass.maps };
+    for (const each of this.#watched)
+      each.bypass = { maps: layout.bypassMaps(each.holes, each.mmio), gone: each.bypass.maps };
     return true;
   }
 
@@ -378,10 +410,12 @@ export class Trial {
   #noteBlocks(): void {
     for (const event of this.machine.events) {
       if (event.type === 'context-blocked' && event.reason !== 'endpoints differ') {
-        const context = this.#named(event.context);
-        context.failed = context.failedInStep = context.failedNow = true;
-        if (event.reason === 'fatal') context.fatal = true;
-      } else if (event.type === 'context-switched' && event.to !== 'blocked') this.#named(event.context).failed = false;
+        for (const context of this.#named(event.context)) {
+          context.failed = context.failedInStep = context.failedNow = true;
+          if (event.reason === 'fatal') context.fatal = true;
+        }
+      } else if (event.type === 'context-switched' && event.to !== 'blocked')
+        for (const context of this.#named(event.context)) context.failed = false;
     }
   }
 
@@ -515,7 +549,7 @@ export class Trial {
         each,
         time,
         stats[each.index]!,
-        windows.filter(({ context }) => context === each.host.name),
+        windows.filter(({ context }) => this.#named(context).includes(each)),
       );
       if (wrong !== undefined) return `${wrong} (end of ${what})`;
     }
@@ -603,9 +637,17 @@ export class Trial {
       }
     }
     const told = this.machine.events.find(
-      (event) => event.type === 'context-blocked' && event.context === each.host.name,
+      (event) => event.type === 'context-blocked' && this.#named(event.context).includes(each),
     );
     return `I6: ${each.host.name} was blocked though everything fits 1:1: ${JSON.stringify(told, bigints)}`;
+  }
+
+  /** A context with the same target that could share the address space and does not, though no host refused anything. */
+  #apart(each: Watched, target: Target): Watched | undefined {
+    if (this.machine.host.faults.injected > 0 || !this.#honest || typeof target === 'string') return undefined;
+    return this.#besides(each).find(
+      (other) => agreed(other) === target && !other.failed && this.#mirrorOf(other) !== this.#mirrorOf(each),
+    );
   }
 
   /** Host entries: what the device believes, the limit, and never more than 1:1. */
@@ -615,6 +657,12 @@ export class Trial {
       return `STATS: ${each.host.name} holds ${real} entries, the device says ${stats.entries}`;
     if (each.setup.flavour === 'type1' && real > each.setup.entryLimit) return `LIMIT: ${real} entries`;
     if (target === undefined || target === 'blocked' || each.failed) return undefined;
+    if (this.#mirrorOf(each).contexts.length > 1) this.reached.shared++;
+    const apart = this.#apart(each, target);
+    if (apart !== undefined)
+      return `SHARE: ${each.host.name} and ${apart.host.name} have one domain and two address spaces`;
+    const differ = entriesDiffer(this.#mirrorOf(each), each.host);
+    if (differ !== undefined) return `ENTRIES: ${each.host.name} ${differ}`;
     const need = this.#need(each, target);
     if (real > need.entries) return `I6: ${real} entries where 1:1 takes ${need.entries}`;
     if (each.alwaysForward && real !== need.entries) return `FORWARD: ${real} entries where 1:1 takes ${need.entries}`;
@@ -639,15 +687,27 @@ export class Trial {
     const { count } = stats.windows;
     const counted = count - each.windows;
     each.windows = count;
-    if (counted !== windows.length) return `I4: ${windows.length} windows told, ${counted} counted`;
+    const { contexts: users } = this.#mirrorOf(each);
+    // A context that comes to another address space, or leaves one, brings no count along.
+    const same = each.users === users;
+    each.users = users;
+    if (same && counted !== windows.length) return `I4: ${windows.length} windows told, ${counted} counted`;
     if (stats.windows.open > 0 !== each.revoked.length > 0 && each.masters !== 0)
       return `I4: ${stats.windows.open} windows are open, missing is ${pairs(each.missing)}`;
     if (windows.length === 0) return undefined;
+    if (each.setup.mode === 'cut' && !this.#injectedInStep) return `I4: a window on a host that cuts entries`;
+    if (each.setup.mode === 'cut' && !this.#injectedKinds.includes('unmap') && windows.some(takesApart))
+      return `I4: an entry is taken apart on a host that cuts entries`;
     if (each.alwaysForward) return `I4: a window under forward`;
     if (this.#policy !== 'lossy' && windows.some(({ reason }) => reason === 'compaction'))
       return `I4: a window of a compaction under ${this.#policy}`;
     return undefined;
   }
+}
+
+/** A window that a partial UNMAP, or memory that goes, opens. */
+function takesApart({ reason }: DmaWindowEvent): boolean {
+  return reason === 'demotion' || reason === 'memory';
 }
 
 /** What all members of a context want, undefined when they differ. */
