@@ -148,14 +148,14 @@ export class DomainPlanner implements Refusals {
 
   /** Plans MAP `i`; 0, or the errno with which nothing of it is planned. */
   #plan(mirror: ContextMirror, i: number): number {
-    const { plan, waiting, budget, backing } = mirror;
+    const { plan, budget, backing } = mirror;
     const { iova, pages, gpa, rights } = this.#changes;
     const ram = backing.ramPagesIn(gpa[i]!, pages[i]!, rights[i]!);
-    const { pageCap } = mirror;
-    // What came before is settled first: the host may refuse it yet.
-    if (mirror.pages + waiting.pages + plan.pages + ram > pageCap && (!plan.sender.flush() || mirror.isBlocked()))
-      return 0;
-    if (mirror.pages + waiting.pages + plan.pages + ram > pageCap) return Errno.ENOMEM;
+    if (exceedsCap(mirror, ram)) {
+      // What came before is settled first: the host may refuse it yet.
+      if (!plan.sender.flush() || mirror.isBlocked()) return 0;
+      if (exceedsCap(mirror, ram)) return Errno.ENOMEM;
+    }
     // One entry, and one to keep free; a mapping of several pieces may need more.
     if (budget.left < 2 || !backing.locate(gpa[i]!, pages[i]!, rights[i]!)) return this.#planTightly(mirror, i);
     plan.add(iova[i]!, pages[i]!, gpa[i]!, rights[i]!);
@@ -196,6 +196,12 @@ export class DomainPlanner implements Refusals {
       this.#removal.apply(other);
     }
   }
+}
+
+/** True when `ram` more pages of RAM are more than may be installed. */
+function exceedsCap(mirror: ContextMirror, ram: number): boolean {
+  const { waiting, plan } = mirror;
+  return mirror.pages + waiting.pages + plan.pages + ram > mirror.pageCap;
 }
 
 /** True when MAPs are joined on the context now. */

@@ -623,7 +623,13 @@ it('many endpoints with many reserved regions can share a domain', () => {
 
 describe('device registers on a host that cannot map them', () => {
   it('are left out of bypass, which is told when there are some and when some come; a MAP of them is refused [SIL-65]', () => {
-    const rig = new Rig({ groups: [[1]], ram: [[0x100, 4]], cold: true, context: () => ({ flavour: 'iommufd' }) }); // prettier-ignore
+    const rig = new Rig({
+      groups: [[1]],
+      emulated: [9],
+      ram: [[0x100, 4]],
+      cold: true,
+      context: () => ({ flavour: 'iommufd' }),
+    });
     const told = (): number => rig.events.filter(({ type }) => type === 'mmio-left-out').length;
     expect([rig.reach(1), told()]).toEqual([rig.allRam, 0]);
     const bar = rig.addMmio(0x200, 2);
@@ -634,6 +640,11 @@ describe('device registers on a host that cannot map them', () => {
     expect([rig.map(1, 5, 1, 0x200), rig.map(1, 5, 1, 0x100), told()]).toEqual(['DEVERR', 'OK', 1]);
     rig.detach(1, 1);
     expect([rig.reach(1), told()]).toEqual([rig.allRam, 2]);
+    // A domain that shows them is refused before anything is touched.
+    expect([rig.attach(2, 9), rig.map(2, 5, 1, 0x200), rig.map(2, 6, 1, 0x100)]).toEqual(['OK', 'OK', 'OK']);
+    const { mapCalls, unmapAllCalls } = rig.contexts[0]!.stats();
+    expect([rig.attach(2, 1), rig.reach(1)]).toEqual(['DEVERR', rig.allRam]);
+    expect(rig.contexts[0]!.stats()).toMatchObject({ mapCalls, unmapAllCalls });
     rig.memory.removeRegion(bar);
     rig.attach(1, 1);
     rig.detach(1, 1);

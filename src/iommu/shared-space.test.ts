@@ -5,7 +5,7 @@ import type { RigOptions } from '../../test/iommu/rig.ts';
 import { PAGE, Rig } from '../../test/iommu/rig.ts';
 import { Errno } from '../base/errors.ts';
 import { HostBatch } from '../host/context.ts';
-import type { OperationKind } from '../host/simulated.ts';
+import type { OperationKind, SimulatedIommufdContext } from '../host/simulated.ts';
 
 const RMRR = { kind: 'reserved', start: 0x10_2000n, end: 0x10_2fffn } as const;
 /** Host operations as the host counts them: all contexts together. */
@@ -53,6 +53,34 @@ function sharing(rig: Rig): unknown {
 
 function refuse(rig: Rig, errno: number, kind: OperationKind, group?: number, times = Infinity): void {
   rig.host.failAt(1, errno, { kind, times, ...(group === undefined ? {} : { group }) });
+}
+
+/**
+ * The next calls that would move the devices leave them detached, as when the second device of a group is refused and the
+ * first cannot be put back. Returns the function that ends that.
+ */
+function losing(context: SimulatedIommufdContext, times: number): () => void {
+  let left = times;
+  const attachTo = context.attachTo.bind(context);
+  const attachAlone = context.attachAlone.bind(context);
+  const refused = (): boolean => left-- > 0;
+  context.attachTo = (other) => {
+    if (refused()) {
+      context.detach();
+      return Errno.ENOMEM;
+    }
+    context.attach();
+    return attachTo(other);
+  };
+  context.attachAlone = () => {
+    const lost = refused();
+    if (lost) context.detach();
+    else context.attach();
+    return attachAlone() || (lost ? Errno.ENOMEM : 0);
+  };
+  return () => {
+    left = 0;
+  };
 }
 
 describe('a second group of a domain', () => {
@@ -268,6 +296,28 @@ describe('a host that refuses', () => {
     expect(rig.lastEvent('context-blocked')).toMatchObject({ context: 'iommufd group 1', endpoints: [2], operation: 'switch' }); // prettier-ignore
     rig.host.clearFaults();
     expect([rig.attach(2, 2), rig.reach(2)]).toEqual(['OK', rig.reachOf([50, 0x120, 3])]);
+  });
+
+  it.each([
+    ['alone', 1, true],
+    ['beside another group', 1, true],
+    ['alone', Infinity, false],
+    ['beside another group', Infinity, false],
+  ])('to put back what it had moved, %s, %d times: is tried again, else the group is blocked', (where, times, back) => {
+    const rig = rigOf();
+    rig.attach(1, 1);
+    rig.map(1, 5, 1, 0x100);
+    rig.attach(2, 2);
+    if (where !== 'alone') rig.attach(2, 3);
+    rig.map(2, 6, 1, 0x101);
+    const allow = losing(rig.contexts[1] as SimulatedIommufdContext, times);
+    refuse(rig, Errno.ENOMEM, 'map', 1, 1); // its own address space cannot be had either
+    expect([rig.attach(1, 2), rig.reach(2)]).toEqual(['NOMEM', back ? rig.reachOf([6, 0x101, 3]) : new Map()]);
+    expect([rig.counters['contextBlocks'], rig.faults().length]).toEqual([back ? 0 : 1, 1]);
+    expect([rig.reach(1).size, rig.reach(3).size]).toEqual([1, where === 'alone' ? 0 : 1]);
+    allow();
+    rig.host.clearFaults();
+    expect([rig.attach(1, 2), rig.map(1, 7, 1, 0x102), rig.reach(2)]).toEqual(['OK', 'OK', rig.reach(1)]);
   });
 
   it('to give it an empty address space at DETACH cannot leave it with access', () => {

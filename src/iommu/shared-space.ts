@@ -74,9 +74,18 @@ function join(groups: HostGroups, group: HostGroup, mirror: ContextMirror, sourc
     group.mirror = mirror;
     mirror.quietKnown ||= former.quietKnown;
     groups.updateQuiet(former);
+  } else if (isSharing(former.context) && context.attachTo(former.context) !== 0) {
+    lose(groups, group, errno);
   }
   groups.updateQuiet(mirror);
   return errno;
+}
+
+/** The host has refused to put back devices that it had moved: they are attached to nothing, and the group is blocked. */
+function lose(groups: HostGroups, group: HostGroup, errno: number): void {
+  const wasBlocked = group.mirror.source === undefined;
+  part(groups, group);
+  if (!wasBlocked) group.mirror.block('switch', errno, NONE);
 }
 
 /** The devices of a group use an address space of their own; returns 0, or errno: they reach nothing then, too. */

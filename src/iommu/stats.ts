@@ -49,7 +49,10 @@ export function countStatus(state: IommuState, type: number, status: number): vo
 export interface ContextStats {
   readonly name: string;
   readonly flavour: 'type1' | 'iommufd';
-  /** Other contexts whose devices use the same address space (one domain on iommufd): its figures are those of them all. */
+  /**
+   * Other contexts whose devices use the same address space (one domain on iommufd). Figures and counters are those of the
+   * address space: the same in the rows of all of them, and other ones when a context moves to another.
+   */
   readonly sharedWith: readonly string[];
   readonly endpoints: readonly number[];
   readonly state: 'blocked' | 'bypass' | 'domain';

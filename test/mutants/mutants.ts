@@ -901,6 +901,18 @@ const SHARED: readonly Mutant[] = [
     'const restores = mayRestore &&',
     'const restores = !mayRestore &&',
   ),
+  iommu(
+    'shared-space',
+    'lost devices count as attached',
+    'isSharing(former.context) && context.attachTo(former.context) !== 0',
+    'isSharing(former.context) && errno < 0',
+  ),
+  coalesce(
+    'admission',
+    'registers are found out too late',
+    'if (need.mmio && mirror',
+    'if (need.entries < 0 && mirror',
+  ),
   iommu('shared-space', 'a blocked group is not tried again', 'const errno = part(groups, group);', 'const errno = 0;'),
   iommu(
     'host-groups',
@@ -937,6 +949,54 @@ const SHARED: readonly Mutant[] = [
     'a stall of one group is one of all',
     'this.#paused.length === this.#contexts.length ? undefined',
     'this.#paused.length > 0 ? undefined',
+  ),
+];
+
+const CUT: readonly Mutant[] = [
+  coalesce(
+    'cut',
+    'a cut takes the whole entry',
+    'const from = Math.max(entryStart, start);',
+    'const from = entryStart;',
+  ),
+  coalesce('cut', 'a cut goes to the end of the entry', 'const to = Math.min(entryEnd, end);', 'const to = entryEnd;'),
+  coalesce(
+    'cut',
+    'one call takes what lies between',
+    'spanned || mirror.entries.isFree(cutBefore, from)',
+    'spanned || from > cutBefore',
+  ),
+  coalesce('cut', 'what is left of a refused cut is forgotten', 'takeApart(mirror, cut, gone);', 'void cut;'),
+  coalesce(
+    'cut',
+    'a range behind a refused one stays',
+    'while (first < ranges.count && ranges.start[first]! < end) first++;',
+    'first = ranges.count;',
+  ),
+  coalesce(
+    'cut',
+    'an unmap that is refused is done',
+    "mirror.block('UNMAP', batch.errno[i]!, start, end - start);",
+    'void 0;',
+  ),
+  coalesce(
+    'host-entries',
+    'the part behind a cut shows what was before it',
+    'this.#add(page, end, va + (page - start), severalBehind',
+    'this.#add(page, end, va, severalBehind',
+  ),
+  coalesce('host-entries', 'a single mapping counts as joined', 'severalBefore ? flags : flags & ~JOINED', 'flags'),
+  coalesce(
+    'planner',
+    'joins on a host that cuts are dear',
+    'mirror.quiet || mirror.context.limits.cuts === true',
+    'mirror.quiet',
+  ),
+  coalesce(
+    'source',
+    'bypass shows registers that cannot be mapped',
+    'if (!this.mmio && (table.flagsAt(slot) & HOST_MMIO) !== 0) continue;',
+    '',
   ),
 ];
 
@@ -995,6 +1055,7 @@ export const MUTANTS: readonly Mutant[] = [
   ...TRANSLATION,
   ...LIFE,
   ...SHARED,
+  ...CUT,
   ...IN_PLACE,
   ...TABLE,
   ...PLAN_SHAPE,
