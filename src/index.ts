@@ -4,7 +4,7 @@ export type { Listener } from './base/events.ts';
 export type { AddressRange } from './base/ranges.ts';
 export type { ReservedKind, ReservedRegion } from './base/reserved.ts';
 export type { GatherMode, Policy } from './coalesce/settings.ts';
-export type { HostContext, HostLimits } from './host/context.ts';
+export type { HostContext, HostLimits, SharingContext } from './host/context.ts';
 export type { AccessFault, AccessPiece, TranslateResult } from './iommu/core.ts';
 export type { DmaResult, MsiSink } from './iommu/dma-view.ts';
 export type { EndpointInit } from './iommu/endpoints.ts';
@@ -14,6 +14,7 @@ export type {
   FaultEvent,
   HostRefusalEvent,
   IommuEvent,
+  MmioLeftOutEvent,
   RequestEvent,
   RingBrokenEvent,
 } from './iommu/events.ts';
@@ -44,7 +45,7 @@ export type { Virtqueue } from './virtio/virtqueue.ts';
 export { Errno, HostError, errnoName, isHostError } from './base/errors.ts';
 export { normaliseReserved } from './base/reserved.ts';
 export { GATHER_MODES, POLICIES } from './coalesce/settings.ts';
-export { HOST_MMIO, HOST_PAGE_SHIFT, HostBatch, HostOp, HostRight } from './host/context.ts';
+export { HOST_MMIO, HOST_PAGE_SHIFT, HostBatch, HostOp, HostRight, isSharing } from './host/context.ts';
 export {
   DmaProber,
   SimulatedAddressSpace,

@@ -31,6 +31,7 @@ interface Script {
   attachErrno: (device: NativeDevice) => number;
   alignment: bigint;
   mmio: boolean;
+  barBytes: bigint;
   readonly calls: unknown[];
 }
 
@@ -107,7 +108,7 @@ function madeDevice(file: string): NativeDevice {
     info: () => [1, 9, 5],
     region: () => {
       called('VFIO_DEVICE_GET_REGION_INFO');
-      return { flags: 3, size: 256n, offset: 0n, msixMappable: false };
+      return { flags: 3, size: script.barBytes, offset: 0n, msixMappable: false };
     },
     read: (into, position) => {
       into.set(position === 4n ? command : new Uint8Array(into.length));
@@ -159,7 +160,16 @@ function make(memlockLimit = Infinity, mode: 'large' | 'cut' = 'large'): void {
     [DEVICE_IOAS, host.createContext({ group: 1, endpoints: [1], flavour: 'iommufd', mode, attached: false })],
     [DEVICE_IOAS + 1, host.createContext({ group: 2, endpoints: [2], flavour: 'iommufd', attached: false })],
   ]);
-  script = { host, spaces, fails: new Map(), attachErrno: () => 0, alignment: K4, mmio: false, calls: [] };
+  script = {
+    host,
+    spaces,
+    fails: new Map(),
+    attachErrno: () => 0,
+    alignment: K4,
+    mmio: false,
+    barBytes: 256n,
+    calls: [],
+  };
 }
 
 const opened: IommufdContext[] = [];
@@ -267,6 +277,21 @@ describe('the contract', () => {
 });
 
 describe('open', () => {
+  it('knows that registers cannot be mapped when a BAR of a page or more was refused', () => {
+    for (const [barBytes, mmio, limit] of [
+      [K4 - 1n, false, undefined],
+      [K4, false, false],
+      [K4, true, undefined],
+    ] as const) {
+      Object.assign(script, { barBytes, mmio });
+      const context = open();
+      expect([context.mmio, context.limits.mmio]).toEqual([mmio, limit]);
+      for (const device of context.devices) device.close();
+      expect(context.refreshLimits().mmio).toBe(limit);
+      context.close();
+    }
+  });
+
   it('opens the members of the group that a VFIO driver has, in an address space of its own', () => {
     const context = open();
     const { name, flavour, group, mode, attached, mmio, limits, devices } = context;
@@ -282,7 +307,6 @@ describe('open', () => {
       pageSizes: 2n ** 64n - K4,
       usableRanges: script.spaces.get(DEVICE_IOAS)!.limits.usableRanges,
       entryLimit: Infinity,
-      mmio: false,
       windowPieces: 0,
     });
     expect(devices.map((device) => device.name)).toEqual(['0000:00:04.0', '0000:00:04.1']);

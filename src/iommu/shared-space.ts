@@ -36,10 +36,10 @@ export function switchGroup(
     }
   }
   if (isShared(group)) return switchAlone(groups, group, source, mayRestore);
-  // Attached to nothing since the host refused to part it, and blocked: now is the time to try again.
+  // Attaches devices that a refusal has left attached to nothing: one of now, or that which blocked the group.
   const errno = part(groups, group);
   if (errno === 0) return group.mirror.switchTo(source, mayRestore);
-  if (!mayRestore) group.mirror.block('switch', errno, NONE);
+  if (!mayRestore || group.mirror.source !== undefined) group.mirror.block('switch', errno, NONE);
   return errno;
 }
 
@@ -48,7 +48,7 @@ function switchAlone(groups: HostGroups, group: HostGroup, source: MirrorSource,
   const { mirror: former } = group;
   const { source: formerSource } = former;
   let errno = admitSource(former, source);
-  if (errno !== 0 && mayRestore) return errno;
+  if (errno !== 0 && mayRestore && isAttached(group)) return errno;
   errno = part(groups, group) || errno || group.mirror.switchTo(source, true);
   if (errno === 0) return 0;
   const restores = mayRestore && formerSource !== undefined && former.source === formerSource;
@@ -74,18 +74,14 @@ function join(groups: HostGroups, group: HostGroup, mirror: ContextMirror, sourc
     group.mirror = mirror;
     mirror.quietKnown ||= former.quietKnown;
     groups.updateQuiet(former);
-  } else if (isSharing(former.context) && context.attachTo(former.context) !== 0) {
-    lose(groups, group, errno);
   }
   groups.updateQuiet(mirror);
   return errno;
 }
 
-/** The host has refused to put back devices that it had moved: they are attached to nothing, and the group is blocked. */
-function lose(groups: HostGroups, group: HostGroup, errno: number): void {
-  const wasBlocked = group.mirror.source === undefined;
-  part(groups, group);
-  if (!wasBlocked) group.mirror.block('switch', errno, NONE);
+/** True when the devices are attached to what they use; a host that refused to move them may have lost them on the way. */
+function isAttached({ context, mirror }: HostGroup): boolean {
+  return !isSharing(context) || (isSharing(mirror.context) && context.attachTo(mirror.context) === 0);
 }
 
 /** The devices of a group use an address space of their own; returns 0, or errno: they reach nothing then, too. */

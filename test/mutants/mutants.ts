@@ -904,8 +904,8 @@ const SHARED: readonly Mutant[] = [
   iommu(
     'shared-space',
     'lost devices count as attached',
-    'isSharing(former.context) && context.attachTo(former.context) !== 0',
-    'isSharing(former.context) && errno < 0',
+    'if (!mayRestore || group.mirror.source !== undefined) group.mirror.block',
+    'if (!mayRestore) group.mirror.block',
   ),
   coalesce(
     'admission',
