@@ -248,7 +248,7 @@ export class IommuCore {
     this.#work('systemReset', () => {
       this.state.counters.systemResets++;
       this.state.bypass = this.state.initialBypass;
-      for (const mirror of this.state.groups.mirrors) mirror.forgive();
+      this.state.groups.forgive();
       this.#detachAll();
     });
   }

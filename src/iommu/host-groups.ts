@@ -4,6 +4,7 @@
 import type { AddressRange } from '../base/ranges.ts';
 import { invertRanges, mergeRanges } from '../base/ranges.ts';
 import { U64_MAX } from '../base/check.ts';
+import { isHostError } from '../base/errors.ts';
 import type { Backing } from '../coalesce/backing.ts';
 import type { MirrorObserver } from '../coalesce/mirror.ts';
 import { ContextMirror } from '../coalesce/mirror.ts';
@@ -14,7 +15,7 @@ import type { HostContext } from '../host/context.ts';
 import { HOST_PAGE_SHIFT } from '../host/context.ts';
 import type { Domain } from './domain.ts';
 import type { Endpoint } from './endpoint.ts';
-import { blockGroup, switchGroup } from './shared-space.ts';
+import { blockGroup, releaseGroup, switchGroup } from './shared-space.ts';
 
 /** What an endpoint's guest state asks of its context. */
 export type Target = Domain | 'bypass' | 'blocked';
@@ -207,14 +208,27 @@ export class HostGroups {
 
   /** Forgets a group without members; its context keeps no entries, or is remembered while the host keeps them. */
   release(group: HostGroup): void {
-    blockGroup(this, group);
+    releaseGroup(this, group);
     this.#list(group, undefined);
     if (group.mirror.entries.size === 0) this.#groups.delete(group.context);
   }
 
   /** Blocks every context and leaves each with an address space of its own. */
   close(): void {
-    for (const group of this.#groups.values()) blockGroup(this, group);
+    for (const group of this.#groups.values()) releaseGroup(this, group);
+  }
+
+  /** Fatal blocks end (system reset). A group that is only remembered is forgotten when its context was closed meanwhile. */
+  forgive(): void {
+    for (const group of [...this.#groups.values()]) {
+      try {
+        group.mirror.forgive();
+      } catch (error) {
+        const isGone = group.members.size === 0 && isHostError(error) && error.code === 'ERR_VIOMMU_HOST_CLOSED';
+        if (!isGone) throw error;
+        this.#groups.delete(group.context);
+      }
+    }
   }
 
   /**

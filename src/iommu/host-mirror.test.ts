@@ -455,6 +455,24 @@ describe('a block', () => {
   });
 });
 
+describe('a context that was closed while it was remembered', () => {
+  it('is forgotten at a system reset', () => {
+    const rig = new Rig({ groups: [[1], [2]] });
+    rig.attach(1, 1);
+    rig.map(1, 5, 1, 0x100);
+    for (const kind of ['unmap', 'unmapAll', 'clearBusMaster', 'resetDevices'] as const) {
+      rig.host.failAt(1, Errno.EIO, { kind, group: 0, times: Infinity });
+    }
+    rig.unmap(1, 5, 1);
+    rig.core.removeEndpoint(1);
+    rig.contexts[0]!.close();
+    expect(rig.core.stats().contexts.map(({ name }) => name)).toEqual(['type1 group 0', 'type1 group 1']);
+    rig.iommu.systemReset();
+    rig.iommu.systemReset();
+    expect(rig.core.stats().contexts.map(({ name }) => name)).toEqual(['type1 group 1']);
+  });
+});
+
 describe('memory that moves', () => {
   it('is installed in bypass and in domains before addRegion returns, and gone before removeRegion does', () => {
     const rig = new Rig({ groups: [[1], [2]], ram: [[0x100, 4]] });

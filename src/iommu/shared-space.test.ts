@@ -368,6 +368,27 @@ describe('a host that refuses', () => {
 });
 
 describe('groups that come and go', () => {
+  it('leave also what is blocked for good, which stays to those who stay', () => {
+    const rig = rigOf();
+    for (const endpoint of [1, 2]) {
+      rig.core.setBusMaster(endpoint, false);
+      rig.attach(1, endpoint);
+    }
+    rig.map(1, 5, 1, 0x100);
+    for (const kind of ['map', 'unmapAll', 'clearBusMaster', 'resetDevices'] as const) refuse(rig, Errno.EIO, kind);
+    expect(() => rig.core.setBusMaster(2, true)).toThrow(/cannot be removed/);
+    rig.core.removeEndpoint(1);
+    rig.host.clearFaults();
+    rig.iommu.addEndpoint({ id: 1, host: rig.contexts[0]! });
+    expect([rig.attach(2, 1), rig.map(2, 7, 1, 0x101), sharing(rig)]).toEqual(['OK', 'OK', [['1', []], ['2', []], ['0', []]]]); // prettier-ignore
+    rig.core.setBusMaster(2, true);
+    expect([rig.reach(1), rig.tables(2).believed.length]).toEqual([rig.reachOf([7, 0x101, 3]), 1]);
+    rig.core.removeEndpoint(2);
+    rig.contexts[1]!.close();
+    rig.iommu.systemReset();
+    expect(rig.core.stats().contexts.map(({ blockedBy }) => blockedBy)).not.toContain('fatal');
+  });
+
   it('leave the others alone, and take nothing with them', () => {
     const rig = shared();
     rig.core.removeEndpoint(1);

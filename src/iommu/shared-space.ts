@@ -17,6 +17,12 @@ export function blockGroup(groups: HostGroups, group: HostGroup): void {
   else group.mirror.quiesce();
 }
 
+/** As {@link blockGroup} for a group that goes: it never stays in an address space that others use. */
+export function releaseGroup(groups: HostGroups, group: HostGroup): void {
+  if (isShared(group)) part(groups, group);
+  else group.mirror.quiesce();
+}
+
 /**
  * Makes a group mirror `source`, that of `domain` or of bypass: in an address space that shows it already, where the host can
  * share that, else in one of its own. Returns 0, or errno: then it mirrors what it did before when `mayRestore` and the host

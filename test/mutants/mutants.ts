@@ -935,7 +935,7 @@ const SHARED: readonly Mutant[] = [
   iommu(
     'host-groups',
     'contexts share after close',
-    'for (const group of this.#groups.values()) blockGroup(this, group);',
+    'for (const group of this.#groups.values()) releaseGroup(this, group);',
     'for (const group of this.#groups.values()) group.mirror.quiesce();',
   ),
   coalesce(
