@@ -162,8 +162,8 @@ export interface HostLimits {
    */
   readonly cuts?: boolean;
   /**
-   * False when device registers (BARs) cannot be mapped, as on iommufd before Linux has dma-bufs of them: a map of them is
-   * refused with EFAULT. Default true.
+   * False when device registers (BARs) cannot be mapped as far as is known, as on iommufd before Linux has dma-bufs of them,
+   * where a map of them is refused with EFAULT: then bypass leaves them out. Default true.
    */
   readonly mmio?: boolean;
 }
@@ -211,7 +211,10 @@ export interface HostContext {
   /** Resets every device of the context (VFIO_DEVICE_RESET) and leaves its bus master off; returns 0 or errno. */
   resetDevices(): number;
 
-  /** Releases the context; entries are gone afterwards. A second call does nothing. */
+  /**
+   * Releases the context; entries are gone afterwards. A second call does nothing. The endpoints that name it are removed
+   * first: a device that still uses it meets ERR_VIOMMU_HOST_CLOSED in the middle of requests.
+   */
   close(): void;
 }
 

@@ -28,9 +28,6 @@ export type { IoasCopy } from './iommufd/ioas.ts';
 export { IommufdIoas } from './iommufd/ioas.ts';
 export type { IommufdMode, IommufdOptions } from './iommufd/options.ts';
 
-const BARS = [0, 1, 2, 3, 4, 5];
-const PAGE = 4096n;
-
 /** One group attached to an address space: to one of its own, or to that of another group. */
 export class IommufdContext implements SharingContext {
   readonly flavour = 'iommufd';
@@ -41,11 +38,9 @@ export class IommufdContext implements SharingContext {
   readonly devices: readonly VfioDevice[];
   /**
    * Whether registers of devices (`VfioDevice.mapRegion` of a device of an iommufd) can be mapped, as dma-bufs; tried with
-   * a BAR of the group's own devices. Where it is false such a map is EFAULT.
+   * a BAR of the group's own devices: false when none has one of a page. Where the kernel cannot, such a map is EFAULT.
    */
   readonly mmio: boolean;
-  /** False too when there was no BAR to try it with: then each map is tried. */
-  readonly #refusesMmio: boolean;
   readonly #file: IommufdFile;
   readonly #native: NativeIommufd;
   readonly #spaces: AddressSpaces;
@@ -75,7 +70,6 @@ export class IommufdContext implements SharingContext {
     this.devices = bound.map(({ device }) => device);
     this.#attachment = new Attachment(native, bound);
     this.mmio = bound.some((each) => native.mapsRegisters(each.native));
-    this.#refusesMmio = !this.mmio && this.devices.some(hasRegisters);
     this.#attachEmpty();
     this.#limits = this.#readLimits();
     if (!options.attached) this.detach();
@@ -327,12 +321,8 @@ export class IommufdContext implements SharingContext {
       usableRanges: Object.freeze(rangesOf(ranges)),
       entryLimit: Infinity,
       windowPieces: 0,
-      ...(this.#refusesMmio ? { mmio: false } : {}),
+      ...(this.mmio ? {} : { mmio: false }),
       ...(this.mode === 'cut' ? { cuts: true } : {}),
     });
   }
-}
-
-function hasRegisters(device: VfioDevice): boolean {
-  return BARS.some((index) => device.region(index).size >= PAGE);
 }

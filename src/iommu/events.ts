@@ -1,4 +1,5 @@
-// What an embedder hears through the event channel. Addresses are bigint; ranges have inclusive ends.
+// What an embedder hears through the event channel. Addresses are bigint; ranges have inclusive ends. `context` is the name of
+// a host context, or those of all contexts that use the address space that an event is about, joined by " + ".
 import type { Status } from './status.ts';
 
 /** A guest request that was not answered OK through the guest's own mistake. */

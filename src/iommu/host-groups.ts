@@ -220,13 +220,13 @@ export class HostGroups {
 
   /** Fatal blocks end (system reset). A group that is only remembered is forgotten when its context was closed meanwhile. */
   forgive(): void {
-    for (const group of [...this.#groups.values()]) {
+    for (const mirror of this.mirrors) {
       try {
-        group.mirror.forgive();
+        mirror.forgive();
       } catch (error) {
-        const isGone = group.members.size === 0 && isHostError(error) && error.code === 'ERR_VIOMMU_HOST_CLOSED';
-        if (!isGone) throw error;
-        this.#groups.delete(group.context);
+        const isRemembered = this.usersOf(mirror).every(({ members }) => members.size === 0);
+        if (!isRemembered || !isHostError(error) || error.code !== 'ERR_VIOMMU_HOST_CLOSED') throw error;
+        this.#groups.delete(mirror.context);
       }
     }
   }

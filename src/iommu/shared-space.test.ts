@@ -367,6 +367,20 @@ describe('a host that refuses', () => {
   });
 });
 
+describe('a system reset that the host refuses', () => {
+  it('tells of each group once', () => {
+    const rig = shared();
+    rig.attach(1, 3);
+    for (const kind of ['unmap', 'unmapAll', 'clearBusMaster', 'resetDevices'] as const) refuse(rig, Errno.EIO, kind);
+    rig.unmap(1, 9, 1);
+    const names = ['iommufd group 0', 'iommufd group 1', 'iommufd group 2'];
+    expect(rig.fatal).toEqual(names);
+    const { unmapAll } = rig.calls;
+    rig.iommu.systemReset();
+    expect([rig.fatal, rig.calls.unmapAll - unmapAll]).toEqual([[...names, ...names], 1]);
+  });
+});
+
 describe('groups that come and go', () => {
   it('leave also what is blocked for good, which stays to those who stay', () => {
     const rig = rigOf();

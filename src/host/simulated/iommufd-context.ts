@@ -137,7 +137,18 @@ export class SimulatedIommufdContext extends SimulatedContext implements Sharing
     if (errno === 0) this.#use(ioas);
     if (errno === 0) this.#setAttached(true);
     this.end('attach', 0, 0, errno);
+    if (errno !== 0 && this.#attached && this.devices.length > 1) this.#putBack();
     return errno;
+  }
+
+  /** The devices before the one that was refused go back, which counts as `attach`; where that is refused all are detached. */
+  #putBack(): void {
+    const errno = this.begin('attach');
+    if (errno !== 0) {
+      this.#ioas.detach(this.#user);
+      this.#setAttached(false);
+    }
+    this.end('attach', 0, 0, errno);
   }
 
   /** See {@link SharingContext.attachAlone}; counts as {@link attachTo} does. After a refusal the empty IOAS is used all the same. */
