@@ -43,6 +43,11 @@ const coalesce = (file: string, id: string, find: string, replace: string): Muta
   replace,
 });
 
+const cutting = (file: string, id: string, find: string, replace: string): Mutant => ({
+  ...coalesce(file, id, find, replace),
+  suites: ['src/coalesce/cut.test.ts', 'src/coalesce/host-entries.test.ts'],
+});
+
 const ATTACH: readonly Mutant[] = [
   iommu('attach', 'attach forgets the reserved field', 'if (request.reservedSet)', 'if (false as boolean)'),
   iommu('attach', 'attach takes unknown flags', '(request.flags & ~known) !== 0', '(request.flags & ~known & 1) !== 0'),
@@ -953,40 +958,40 @@ const SHARED: readonly Mutant[] = [
 ];
 
 const CUT: readonly Mutant[] = [
-  coalesce(
+  cutting(
     'cut',
     'a cut takes the whole entry',
     'const from = Math.max(entryStart, start);',
     'const from = entryStart;',
   ),
-  coalesce('cut', 'a cut goes to the end of the entry', 'const to = Math.min(entryEnd, end);', 'const to = entryEnd;'),
-  coalesce(
+  cutting('cut', 'a cut goes to the end of the entry', 'const to = Math.min(entryEnd, end);', 'const to = entryEnd;'),
+  cutting(
     'cut',
     'one call takes what lies between',
     'spanned || mirror.entries.isFree(cutBefore, from)',
     'spanned || from > cutBefore',
   ),
-  coalesce('cut', 'what is left of a refused cut is forgotten', 'takeApart(mirror, cut, gone);', 'void cut;'),
-  coalesce(
+  cutting('cut', 'what is left of a refused cut is forgotten', 'takeApart(mirror, cut, gone);', 'void cut;'),
+  cutting(
     'cut',
     'a range behind a refused one stays',
     'while (first < ranges.count && ranges.start[first]! < end) first++;',
     'first = ranges.count;',
   ),
-  coalesce(
+  cutting(
     'cut',
     'an unmap that is refused is done',
     "mirror.block('UNMAP', batch.errno[i]!, start, end - start);",
     'void 0;',
   ),
-  coalesce(
+  cutting(
     'host-entries',
     'the part behind a cut shows what was before it',
     'this.#add(page, end, va + (page - start), severalBehind',
     'this.#add(page, end, va, severalBehind',
   ),
-  coalesce('host-entries', 'a single mapping counts as joined', 'severalBefore ? flags : flags & ~JOINED', 'flags'),
-  coalesce(
+  cutting('host-entries', 'a single mapping counts as joined', 'severalBefore ? flags : flags & ~JOINED', 'flags'),
+  cutting(
     'planner',
     'joins on a host that cuts are dear',
     'mirror.quiet || mirror.context.limits.cuts === true',

@@ -460,6 +460,8 @@ export class Trial {
     if (this.#injectedKinds[0] !== 'map' || requests.some(({ op }) => op === 'detach')) return undefined;
     const each = this.#contextOf(request.endpoint);
     if (!each.failedNow || each.setup.lie !== 0) return undefined;
+    // What does not fit is refused before anything is touched: the failure has hit something else.
+    if (!this.#fits(each, this.engine.endpoints.get(request.endpoint)!.presences.at(-1)!.target)) return undefined;
     return `I7: request ${i} (${formatRequest(request)}) was refused and ${each.host.name} is blocked`;
   }
 
